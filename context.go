@@ -1,0 +1,251 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// Run is what a running task reaches through its ctx. Its methods may be called from any goroutine of the task.
+type Run struct {
+	// immutable
+	engine   *engine
+	entry    *entry
+	id       string
+	name     string
+	epoch    int64
+	attempt  int
+	data     json.RawMessage
+	strict   bool
+	keep     bool
+	local    bool
+	member   string
+	base     context.Context // values and cancellation of this run, before ProvideContext
+	cancel   context.CancelCauseFunc
+	returned chan struct{} // closed when Start has returned, or will not be called
+	logger   func() *slog.Logger
+
+	// owned by the run's goroutine
+	task    Task
+	ctx     context.Context // base as ProvideContext wrapped it
+	release func()
+
+	telling sync.WaitGroup // the goroutine that tells the task to stop
+
+	mu        sync.Mutex // guards what follows
+	told      error      // the strongest of the causes so far
+	started   bool       // Start was called
+	over      bool       // the last method returned
+	output    []byte
+	reloading *reloading
+
+	emitMu sync.Mutex // one event at a time, so that seq is the order on the wire
+	seq    int64
+	held   []heldEvent // events of a new instance that has not taken over yet
+	active bool        // events go out
+	closed bool        // the last event is on its way
+}
+
+type runKey struct{}
+
+// FromContext returns the run that ctx belongs to. It panics outside of a task's methods, where there is none: that is a programming
+// mistake. See [redtasktest] for a run in a unit test.
+//
+// [redtasktest]: https://pkg.go.dev/github.com/redtask/redtask/redtasktest
+func FromContext(ctx context.Context) *Run {
+	run, ok := ctx.Value(runKey{}).(*Run)
+	if !ok {
+		panic("redtask: FromContext: this ctx is not that of a task's Init, Start or Stop, nor derived from one")
+	}
+	return run
+}
+
+func (r *Run) ID() string    { return r.id }
+func (r *Run) Task() string  { return r.name }
+func (r *Run) Queue() string { return r.engine.queue.Name() }
+
+// Attempt counts the task's runs from 1. A run that a shutdown or a dead runner cut short does not count.
+func (r *Run) Attempt() int { return r.attempt }
+
+// Epoch is the number of this claim: larger than that of each earlier run in this queue. Pass it on as a fencing token to systems that
+// must refuse a run that was overtaken.
+func (r *Run) Epoch() int64 { return r.epoch }
+
+// Logger has the run's ID, name, queue, epoch and attempt as attributes.
+func (r *Run) Logger() *slog.Logger { return r.logger() }
+
+// Client talks to the run's own queue; see [Client.In] for others.
+func (r *Run) Client() *Client { return r.engine.client }
+
+// SetOutput sets the task's output, encoded as JSON at once. The last call before the end counts; the record has it when the run ends.
+func (r *Run) SetOutput(output any) error {
+	encoded, err := encode("output", output)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.output = encoded
+	return nil
+}
+
+// Checkpoint stores how far the task got: the next run of this ID finds it with LoadCheckpoint, on whatever runner. It returns when
+// Redis has it. ErrLeaseLost says that another run has the task by now: return, without further effects. While Redis is away it waits,
+// until ctx ends.
+func (r *Run) Checkpoint(ctx context.Context, state any) error {
+	encoded, err := encode("checkpoint", state)
+	if err != nil {
+		return err
+	}
+	if !r.isActive() {
+		return fmt.Errorf("redtask: checkpoint of task %q: its Init runs beside the old instance; write it in Start", r.id)
+	}
+	return r.engine.committer.write(ctx, r, "checkpoint", string(encoded))
+}
+
+// LoadCheckpoint decodes the last checkpoint of this ID into state, a pointer, and reports whether there was one.
+func (r *Run) LoadCheckpoint(ctx context.Context, state any) (bool, error) {
+	encoded, err := r.engine.queue.Field(ctx, r.id, "checkpoint")
+	if err != nil {
+		return false, public(err)
+	}
+	if encoded == "" {
+		return false, nil
+	}
+	if err := json.Unmarshal([]byte(encoded), state); err != nil {
+		return false, fmt.Errorf("redtask: decode checkpoint of task %q: %w", r.id, err)
+	}
+	return true, nil
+}
+
+// Progress stores a report in the record and publishes it as the event `progress`. It does not wait for Redis.
+func (r *Run) Progress(report any) error {
+	encoded, err := encode("progress", report)
+	if err != nil {
+		return err
+	}
+	if r.isActive() {
+		r.engine.committer.writeLater(r, "progress", string(encoded))
+	}
+	return r.publish("progress", encoded)
+}
+
+func (r *Run) isActive() bool {
+	r.emitMu.Lock()
+	defer r.emitMu.Unlock()
+	return r.active
+}
+
+func (e *engine) newRun(claim *store.Claim) *Run {
+	r := &Run{
+		engine: e, id: claim.ID, name: claim.Task, epoch: claim.Epoch, attempt: claim.Attempt,
+		data: json.RawMessage(claim.Data), keep: claim.Keep, member: store.Member(claim.Epoch, claim.ID), returned: make(chan struct{}),
+	}
+	if claim.Data == "" {
+		r.data = json.RawMessage("null")
+	}
+	if r.entry = e.entries[claim.Task]; r.entry != nil {
+		r.strict = r.entry.options.Strict
+		r.keep = r.keep || r.entry.options.Keep
+	}
+	r.logger = sync.OnceValue(func() *slog.Logger {
+		return e.logger.With("task", r.name, "id", r.id, "epoch", r.epoch, "attempt", r.attempt)
+	})
+	r.base, r.cancel = context.WithCancelCause(context.WithValue(e.taskContext, runKey{}, r))
+	r.ctx = r.base
+	return r
+}
+
+// strength orders the causes: a later one replaces a weaker one. A stop beats all; a restart, which also ends at the front of the
+// line, beats a shutdown; a reload is the weakest.
+func strength(cause error) int {
+	for i, c := range []error{ErrReloaded, ErrLeaseLost, ErrShutdown, ErrTimedOut, ErrRestarted, ErrStopped} {
+		if errors.Is(cause, c) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// tell makes the task stop for a cause. It returns at once; a cause after the first changes only what the end will mean.
+func (r *Run) tell(cause error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := r.told == nil
+	if !first && cause == ErrLeaseLost {
+		r.cancel(cause) // no time is left to be polite
+	}
+	if strength(cause) > strength(r.told) {
+		r.told = cause
+	}
+	if !first || r.over {
+		return
+	}
+	if r.reloading != nil && cause != ErrReloaded {
+		r.reloading.cancel(cause)
+	}
+	r.telling.Add(1)
+	go r.stop(cause, r.started)
+}
+
+// stop tells the task in the design's order: Stop first if it has one, then its ctx.
+func (r *Run) stop(cause error, started bool) {
+	defer r.telling.Done()
+	if stopper, ok := r.task.(Stopper); ok && started {
+		if cause == ErrLeaseLost {
+			r.cancel(cause)
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.entry.options.StopTimeout)
+		defer cancel()
+		stopped := make(chan struct{})
+		go r.callStop(ctx, stopper, stopped)
+		defer r.awaitStop(stopped)
+		select {
+		case <-r.returned:
+		case <-ctx.Done():
+		}
+	}
+	r.cancel(cause)
+	r.watchStuck("Start")
+}
+
+func (r *Run) callStop(ctx context.Context, stopper Stopper, stopped chan<- struct{}) {
+	defer close(stopped)
+	err := guard(func() error { return stopper.Stop(ctx) })
+	if err != nil {
+		r.Logger().ErrorContext(ctx, "Stop failed; the task's ctx is cancelled instead", "error", err)
+		r.cancel(ErrStopped)
+	}
+}
+
+// awaitStop keeps the run open until Stop returned: what ProvideContext gave is released after that.
+func (r *Run) awaitStop(stopped <-chan struct{}) {
+	timer := time.NewTimer(r.engine.options.StuckAfter)
+	defer timer.Stop()
+	select {
+	case <-stopped:
+		return
+	case <-timer.C:
+		r.engine.reportStuck(r, "Stop")
+	}
+	<-stopped
+}
+
+// watchStuck reports a Start that ignores its cancelled ctx. It keeps its slot: Go cannot end a goroutine from outside.
+func (r *Run) watchStuck(method string) {
+	timer := time.NewTimer(r.engine.options.StuckAfter)
+	defer timer.Stop()
+	select {
+	case <-r.returned:
+		return
+	case <-timer.C:
+		r.engine.reportStuck(r, method)
+	}
+	<-r.returned
+}

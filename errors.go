@@ -1,0 +1,95 @@
+package redtask
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// Why a running task's ctx was cancelled, as [context.Cause] tells.
+var (
+	ErrStopped   = errors.New("redtask: the task was told to stop")
+	ErrRestarted = errors.New("redtask: the task is to run again from the start")
+	ErrReloaded  = errors.New("redtask: a new instance takes over with reloaded data")
+	ErrShutdown  = errors.New("redtask: the runner shuts down; the task goes on elsewhere")
+	ErrLeaseLost = errors.New("redtask: the runner lost its lease; the task goes on elsewhere")
+	// ErrTimedOut matches context.DeadlineExceeded.
+	ErrTimedOut error = timedOut{}
+)
+
+type timedOut struct{}
+
+func (timedOut) Error() string        { return "redtask: the task ran longer than its timeout" }
+func (timedOut) Is(target error) bool { return target == context.DeadlineExceeded }
+func (timedOut) Timeout() bool        { return true }
+
+// ErrDone is what Start returns when it was told to stop and had finished its work all the same: the task is ENDED.
+var ErrDone = errors.New("redtask: the work was done all the same")
+
+// What a client's call, or a registration, was refused for. Use errors.Is.
+var (
+	ErrNotFound  = store.ErrMissing   // no task with this ID
+	ErrExists    = store.ErrExists    // the ID is waiting or running; the error is a *StateError
+	ErrFinal     = store.ErrFinal     // the task is final: nothing is left to stop or reload; the error is a *StateError
+	ErrRunning   = store.ErrRunning   // the task runs: stop it first; the error is a *StateError
+	ErrWrongType = store.ErrWrongType // a key of ours holds another Redis type
+	ErrFull      = store.ErrFull      // Redis refuses writes for want of memory
+	ErrProtocol  = store.ErrProtocol  // Redis holds another version of the protocol
+	ErrInvalid   = errors.New("redtask: invalid input")
+)
+
+// StateError is a refusal that the state of a task caused; it wraps [ErrExists], [ErrFinal] or [ErrRunning].
+type StateError struct {
+	ID     string
+	State  State
+	Reason error
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("redtask: task %q is %s: %v", e.ID, e.State, e.Reason)
+}
+
+func (e *StateError) Unwrap() error { return e.Reason }
+
+// public turns the store's errors into ours.
+func public(err error) error {
+	if err == nil {
+		return nil
+	}
+	if state, ok := errors.AsType[*store.StateError](err); ok {
+		return &StateError{ID: state.ID, State: State(state.State), Reason: state.Reason}
+	}
+	return fmt.Errorf("redtask: %w", err)
+}
+
+// Failure is a task's own statement that it failed: the end is ERROR, not EXCEPTION.
+type Failure struct{ Err error }
+
+func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Fail makes an error with which Init or Start ends the task in state ERROR. Fail(nil) is nil.
+func Fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Failure{Err: err}
+}
+
+// Failf is [Fail] with a text made as by fmt.Errorf.
+func Failf(format string, args ...any) error { return Fail(fmt.Errorf(format, args...)) }
+
+// PanicError is a panic of a task's method, as exception handlers get it.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (p *PanicError) Error() string { return fmt.Sprintf("panic: %v", p.Value) }
+
+func (p *PanicError) Unwrap() error {
+	err, _ := p.Value.(error)
+	return err
+}

@@ -1,0 +1,164 @@
+package redtask
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Event kinds that the library publishes. A change of state is an event named as the state, in lower case. A task's own events have
+// any other name.
+const (
+	EventWait          = "wait"           // back in line; data {"reason"}
+	EventScheduled     = "scheduled"      // due later; data {"reason"}
+	EventRunning       = "running"        // a run began; data {"attempt","runner"}
+	EventEnded         = "ended"          // final; data is the output
+	EventError         = "error"          // final; data {"error"}
+	EventException     = "exception"      // final; data {"error"}
+	EventStopped       = "stopped"        // final
+	EventRemoved       = "removed"        // the record is gone
+	EventProgress      = "progress"       // data is the report
+	EventStuck         = "stuck"          // the task ignores that it was told to stop; data {"method"}
+	EventReloadFailed  = "reload_failed"  // the old instance goes on; data {"error"}
+	EventControlFailed = "control_failed" // an unknown word on the control channel; data {"error"}
+	EventGap           = "gap"            // not from Redis: Watch may have missed events here
+)
+
+var reserved = map[string]bool{
+	EventWait: true, EventScheduled: true, EventRunning: true, EventEnded: true, EventError: true, EventException: true,
+	EventStopped: true, EventRemoved: true, EventProgress: true, EventStuck: true, EventReloadFailed: true, EventControlFailed: true,
+	EventGap: true,
+}
+
+// Event is what a task emitted, or what happened to it.
+type Event struct {
+	Event string          `json:"event"`
+	Data  json.RawMessage `json:"data"`
+	ID    string          `json:"id"`
+	Task  string          `json:"task"`
+	Epoch int64           `json:"epoch"` // of the run; a change that no run made has an epoch of its own
+	Seq   int64           `json:"seq"`   // from 1 in each epoch, without holes: a hole is a lost event
+	At    int64           `json:"at"`    // Redis' clock, Unix ms
+}
+
+// Time is when it happened.
+func (e *Event) Time() time.Time { return time.UnixMilli(e.At) }
+
+// Decode decodes the event's data into value, a pointer.
+func (e *Event) Decode(value any) error {
+	if err := json.Unmarshal(e.Data, value); err != nil {
+		return fmt.Errorf("redtask: decode data of event %q: %w", e.Event, err)
+	}
+	return nil
+}
+
+// final reports whether the event is the last one before somebody starts the task again.
+func (e *Event) final() bool {
+	return e.Event == EventRemoved || State(strings.ToUpper(e.Event)).Final()
+}
+
+const maxEventName = 64
+
+// Emit publishes an event to everyone who watches the task, with data encoded as JSON. Events of a run arrive in the order of Emit.
+// Emit does not wait for Redis, with one exception: with [RunnerOptions.EventBuffer] events unsent and Redis well it waits for room.
+// With the buffer full and Redis away, or the task told to stop, the event is dropped; watchers see the gap.
+// The error says that the name is one of the library's own or the data cannot be encoded.
+func (r *Run) Emit(event string, data any) error {
+	if event == "" || len(event) > maxEventName || strings.ContainsFunc(event, notPrintable) {
+		return fmt.Errorf("%w: event name %.80q: use 1 to %d printable characters", ErrInvalid, event, maxEventName)
+	}
+	if reserved[event] {
+		return fmt.Errorf("%w: event name %q is one of the library's own; choose another", ErrInvalid, event)
+	}
+	encoded, err := encode("event data", data)
+	if err != nil {
+		return err
+	}
+	return r.publish(event, encoded)
+}
+
+func notPrintable(c rune) bool { return c < ' ' || c == 0x7f || c == utf8.RuneError }
+
+type heldEvent struct {
+	event string
+	data  []byte
+}
+
+const maxHeld = 1000
+
+// publish numbers an event and hands it on; no lock but emitMu is held while it waits for room, which keeps the order.
+func (r *Run) publish(event string, data []byte) error {
+	r.emitMu.Lock()
+	defer r.emitMu.Unlock()
+	switch {
+	case r.closed:
+		return fmt.Errorf("redtask: task %q has ended: event %q comes too late", r.id, event)
+	case r.active:
+		r.send(event, data)
+	case len(r.held) < maxHeld: // a reload's new instance: its events come when, and if, it takes over
+		r.held = append(r.held, heldEvent{event, data})
+	}
+	return nil
+}
+
+func (r *Run) send(event string, data []byte) {
+	r.seq++
+	r.engine.committer.emit(r, `{"event":`+quote(event)+","+r.eventTail(data))
+}
+
+// activate publishes the run's first event, then those that were held for it.
+func (r *Run) activate(reason string) {
+	r.emitMu.Lock()
+	defer r.emitMu.Unlock()
+	r.active = true
+	data := `{"attempt":` + strconv.Itoa(r.attempt) + `,"runner":` + quote(r.engine.runnerID)
+	if reason != "" {
+		data += `,"reason":` + quote(reason)
+	}
+	r.send(EventRunning, []byte(data+"}"))
+	for _, held := range r.held {
+		r.send(held.event, held.data)
+	}
+	r.held = nil
+}
+
+// lastEvent closes the run's events and returns the JSON of the last one without its kind: the script that ends the run adds that.
+func (r *Run) lastEvent(data []byte) string {
+	r.emitMu.Lock()
+	defer r.emitMu.Unlock()
+	r.closed = true
+	r.seq++
+	return r.eventTail(data)
+}
+
+func (r *Run) eventTail(data []byte) string {
+	if data == nil {
+		data = []byte("null")
+	}
+	tail := make([]byte, 0, 96+len(data)+len(r.id)+len(r.name))
+	tail = append(append(tail, `"data":`...), data...)
+	tail = append(append(tail, `,"id":`...), quote(r.id)...)
+	tail = append(append(tail, `,"task":`...), quote(r.name)...)
+	tail = strconv.AppendInt(append(tail, `,"epoch":`...), r.epoch, 10)
+	tail = strconv.AppendInt(append(tail, `,"seq":`...), r.seq, 10)
+	tail = strconv.AppendInt(append(tail, `,"at":`...), r.engine.now(), 10)
+	return string(append(tail, '}'))
+}
+
+// quote makes a JSON string; nearly all are plain.
+func quote(text string) string {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			encoded, _ := json.Marshal(text) // a string always encodes
+			return string(encoded)
+		}
+	}
+	return `"` + text + `"`
+}
+
+func errorData(text string) []byte { return []byte(`{"error":` + quote(text) + `}`) }
+
+func reasonData(reason string) []byte { return []byte(`{"reason":` + quote(reason) + `}`) }

@@ -1,0 +1,149 @@
+// Package monitor is the task redtask/monitor: it puts the tasks of dead runners back in line. Any number of monitors may watch one
+// queue; each step that they take is one atomic script.
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+const Name = "redtask/monitor"
+
+// Options of a monitor; builtin.MonitorOptions documents them.
+type Options struct {
+	Interval      time.Duration
+	MaxRecoveries int
+	FirstDelay    time.Duration
+	LongestDelay  time.Duration
+	StableAfter   time.Duration
+	Logger        *slog.Logger
+}
+
+// Task watches the leases of one queue.
+type Task struct {
+	options Options
+	queue   *store.Queue
+	seen    map[string]observation
+}
+
+// observation is one lease end and since when, on our own monotonic clock, it has not changed.
+type observation struct {
+	end   int64
+	since time.Time
+}
+
+func New(options Options) *Task {
+	if options.Interval == 0 {
+		options.Interval = time.Second
+	}
+	if options.MaxRecoveries == 0 {
+		options.MaxRecoveries = 10
+	}
+	if options.FirstDelay == 0 {
+		options.FirstDelay = time.Second
+	}
+	if options.LongestDelay == 0 {
+		options.LongestDelay = time.Minute
+	}
+	if options.StableAfter == 0 {
+		options.StableAfter = time.Minute
+	}
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	return &Task{options: options, seen: map[string]observation{}}
+}
+
+func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {
+	t.queue, _ = store.FromContext(ctx)
+	return nil
+}
+
+// Start watches until ctx ends. It survives a Redis that is away: what it saw before stays seen.
+func (t *Task) Start(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
+		if err := t.watch(ctx); err != nil && ctx.Err() == nil {
+			t.options.Logger.WarnContext(ctx, "monitor could not look for dead runners; it goes on trying", "queue", t.queue.Name(), "error", err)
+		}
+		timer.Reset(t.options.Interval)
+	}
+}
+
+func (t *Task) watch(ctx context.Context) error {
+	leases, now, err := t.queue.Leases(ctx)
+	if err != nil {
+		return err
+	}
+	seen := make(map[string]observation, len(leases))
+	var faults []error
+	for _, lease := range leases {
+		o, known := t.seen[lease.Runner]
+		if !known || o.end != lease.End {
+			o = observation{end: lease.End, since: time.Now()}
+		}
+		seen[lease.Runner] = o
+		if lease.End < now {
+			faults = append(faults, t.judge(ctx, lease, o.since))
+		}
+	}
+	t.seen = seen
+	return errors.Join(faults...)
+}
+
+// judge takes over from a runner whose lease is past by Redis' clock, and which on our own clock has been silent for as long as it may
+// be before it cancels its tasks. So a Redis clock that jumps, or a failover to an older lease, steals nothing from a runner that lives.
+func (t *Task) judge(ctx context.Context, lease store.Lease, since time.Time) error {
+	if lease.End != 0 {
+		length, err := t.queue.LeaseLength(ctx, lease.Runner)
+		if err != nil {
+			return err
+		}
+		if time.Since(since) < length*2/3 {
+			return nil
+		}
+	}
+	return t.takeOver(ctx, lease)
+}
+
+func (t *Task) takeOver(ctx context.Context, lease store.Lease) error {
+	recovery := store.Recovery{
+		Most: t.options.MaxRecoveries, First: t.options.FirstDelay, Longest: t.options.LongestDelay, Stable: t.options.StableAfter,
+		Limit: store.MaxBatch, LeaseEnd: lease.End,
+	}
+	total := store.TakenOver{}
+	for {
+		recovery.Jitter = rand.IntN(1000)
+		done, err := t.queue.TakeOver(ctx, lease.Runner, &recovery)
+		if err != nil {
+			return err
+		}
+		if done.Renewed {
+			break
+		}
+		total.Back += done.Back
+		total.Delayed += done.Delayed
+		total.Stopped += done.Stopped
+		total.Poisoned += done.Poisoned
+		if done.Left == 0 {
+			break
+		}
+	}
+	if total != (store.TakenOver{}) {
+		t.options.Logger.WarnContext(ctx, "took over the tasks of a dead runner", "queue", t.queue.Name(), "runner", lease.Runner,
+			"back", total.Back, "delayed", total.Delayed, "stopped", total.Stopped, "given_up", total.Poisoned)
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// RunnerInfo is what a runner says about itself in a queue.
+type RunnerInfo struct {
+	ID        string
+	Host      string
+	PID       int
+	Version   string
+	Names     []string // the tasks it can run
+	StartedAt int64    // Unix ms
+	Lease     time.Duration
+}
+
+// Register gives a runner its lease; false while another still takes over what it had.
+func (q *Queue) Register(ctx context.Context, r *RunnerInfo) (ok bool, now int64, err error) {
+	reply, err := q.run(ctx, scriptRegister, []string{q.keys.runners, q.keys.runner(r.ID)}, r.ID, r.Lease.Milliseconds(),
+		"host", r.Host, "pid", r.PID, "version", r.Version, "names", strings.Join(r.Names, " "),
+		"started_at", r.StartedAt, "lease_ms", r.Lease.Milliseconds())
+	if err != nil {
+		return false, 0, err
+	}
+	values, err := list(reply)
+	if err != nil || len(values) != 2 {
+		return false, 0, badReply("register", reply)
+	}
+	return number(values[0]) == 1, number(values[1]), nil
+}
+
+// Renewal is what a runner learns when it renews its lease.
+type Renewal struct {
+	Held    bool
+	Now     int64 // Redis' clock, Unix ms
+	Owned   int   // tasks that Redis says are this runner's
+	Intents int   // pending stop, reload, restart
+	NextDue int64 // Unix ms of the next scheduled task; 0: none
+}
+
+func (q *Queue) Renew(ctx context.Context, runner string, lease time.Duration) (Renewal, error) {
+	keys := []string{
+		q.keys.runners, q.keys.runner(runner), q.keys.running(runner), q.keys.controlHash(runner), q.keys.scheduled,
+	}
+	reply, err := q.run(ctx, scriptRenew, keys, runner, lease.Milliseconds())
+	if err != nil {
+		return Renewal{}, err
+	}
+	v, err := list(reply)
+	if err != nil || len(v) != 5 {
+		return Renewal{}, badReply("renew", reply)
+	}
+	return Renewal{
+		Held: number(v[0]) == 1, Now: number(v[1]), Owned: int(number(v[2])), Intents: int(number(v[3])), NextDue: number(v[4]),
+	}, nil
+}
+
+// Unregister gives up a runner's lease, and returns how many tasks it still owns: with any, or with open (an ID may yet arrive in
+// its inbox), the lease is left to end by itself.
+func (q *Queue) Unregister(ctx context.Context, runner string, open bool) (int, error) {
+	keys := []string{
+		q.keys.runners, q.keys.runner(runner), q.keys.running(runner), q.keys.inbox(runner), q.keys.controlHash(runner), q.keys.wait,
+	}
+	reply, err := q.run(ctx, scriptUnregister, keys, runner, flag(open))
+	return int(number(reply)), err
+}
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return ""
+}
+
+// Owned lists the members of running:RUNNER, in bounded scans.
+func (q *Queue) Owned(ctx context.Context, runner string) (map[string]bool, error) {
+	members := map[string]bool{}
+	scan := q.rdb.SScan(ctx, q.keys.running(runner), 0, "", 512).Iterator()
+	for scan.Next(ctx) {
+		members[scan.Val()] = true
+	}
+	if err := scan.Err(); err != nil {
+		return nil, fmt.Errorf("scan tasks of runner %s: %w", runner, explain(err))
+	}
+	return members, nil
+}
+
+// ParseMember is the reverse of Member.
+func ParseMember(member string) (epoch int64, id string, ok bool) {
+	head, id, found := strings.Cut(member, ":")
+	epoch, err := strconv.ParseInt(head, 10, 64)
+	return epoch, id, found && err == nil
+}
+
+// Intents reads a runner's pending intents: ID -> stop, reload or restart.
+func (q *Queue) Intents(ctx context.Context, runner string) (map[string]string, error) {
+	intents, err := q.rdb.HGetAll(ctx, q.keys.controlHash(runner)).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read intents of runner %s: %w", runner, explain(err))
+	}
+	return intents, nil
+}
+
+// Promote puts due tasks in line, and returns how many, and when the next one is due (Unix ms; 0: none).
+func (q *Queue) Promote(ctx context.Context, limit int) (moved int, next int64, err error) {
+	reply, err := q.run(ctx, scriptPromote, []string{q.keys.scheduled, q.keys.wait}, q.keys.base, limit)
+	if err != nil {
+		return 0, 0, err
+	}
+	v, err := list(reply)
+	if err != nil || len(v) != 2 {
+		return 0, 0, badReply("promote", reply)
+	}
+	return int(number(v[0])), number(v[1]), nil
+}
+
+// Adopt lists a local task as running on a runner, and returns its epoch; 0 if the runner holds no lease.
+func (q *Queue) Adopt(ctx context.Context, runner, id, task, data string) (int64, error) {
+	keys := []string{q.keys.running(runner), q.keys.runner(runner), q.keys.epoch}
+	reply, err := q.run(ctx, scriptAdopt, keys, q.keys.base, runner, id, task, data)
+	return number(reply), err
+}
+
+// ReserveEpoch draws the epoch for a run that is about to take over from another.
+func (q *Queue) ReserveEpoch(ctx context.Context) (int64, error) {
+	epoch, err := q.rdb.Incr(ctx, q.keys.epoch).Result()
+	if err != nil {
+		return 0, fmt.Errorf("draw an epoch in queue %q: %w", q.name, explain(err))
+	}
+	return epoch, nil
+}

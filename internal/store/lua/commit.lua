@@ -1,0 +1,309 @@
+-- Applies one batch of what a runner's tasks did, in order, then claims more: the only round trip of the steady state.
+-- Called by Queue.Commit.
+--
+-- KEYS[1] wait  [2] running:RUNNER  [3] inbox:RUNNER  [4] runner:RUNNER  [5] control:RUNNER  [6] epoch  [7] scheduled  [8] counters
+-- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] number of this batch  [4] tasks to claim at most
+-- ARGV[5] F, the number of fenced items; ARGV[6 .. 5+F] their members `EPOCH:ID`, in the order of the items
+-- then the items; `event` is what follows `{"event":"KIND",` in an event's JSON:
+--   emit  ID JSON
+--   write ID n field value ...                                    (n strings follow it)
+--   leave ID n STATE delay_ms index event field value ...         STATE: final, WAIT, SCHEDULED or REMOVED
+--   swap  ID n new_member new_epoch data event index              a reload worked: the new instance takes over
+--   keep  ID n data_tried data_running                            a reload failed: the old instance stays
+--
+-- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'replayed', now}: the batch had been applied before;
+-- {'ok', now, codes, claims, drops, faults, unclaimed}:
+--   codes, one per fenced item: ok, lost (the epoch is no more this runner's), stopped (a pending stop won), broken:message;
+--   claims, seven strings each: id, epoch, attempt, task, data, keep, reload; drops: id, reason; faults: messages about keys;
+--   unclaimed: whether IDs may remain in line.
+local wait, running, inbox, runner, control, counter, scheduled, counters = unpack(KEYS)
+local base, me, batch, want, fenced = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+-- A removal first: a full Redis (noeviction) accepts the writes of a script that began with one.
+redis.call('SREM', running, '')
+local last = redis.call('HGET', runner, 'batch')
+if not last then
+  return { 'unregistered' }
+end
+local now = clock()
+if last == batch then
+  return { 'replayed', now }
+end
+
+local codes, claims, drops, faults = {}, {}, {}, {}
+local gone, settled = {}, {}   -- members to remove from running, IDs whose pending intent is settled
+local back, back_members = {}, {}
+local final = {}               -- index -> {score, id, ...}
+local pending = try('HLEN', control)
+local intents = not failed(pending) and pending > 0
+
+local function fault(key, reply)
+  faults[#faults + 1] = key .. ': ' .. reply.err
+end
+
+local function publish(id, kind, event)
+  redis.call('PUBLISH', base .. 'events:' .. id, '{"event":"' .. kind .. '",' .. event)
+end
+
+local function stop_pending(id)
+  return intents and redis.call('HGET', control, id) == 'stop'
+end
+
+local function set(key, at, to)
+  if to < at then
+    return nil
+  end
+  local reply = try('HSET', key, unpack(ARGV, at, to))
+  if failed(reply) then
+    return 'broken:' .. reply.err
+  end
+end
+
+local function finish(id, key, state, index, event, member)
+  local reply = try('HSET', key, 'state', state, 'ended_at', now)
+  local scores = final[index] or {}
+  final[index] = scores
+  if not failed(reply) then
+    scores[#scores + 1], scores[#scores + 2] = now, id
+  end
+  gone[#gone + 1] = member
+  publish(id, string.lower(state), event)
+  return failed(reply) and 'broken:' .. reply.err or nil
+end
+
+local apply = {}
+
+function apply.write(id, key, at, n)
+  return set(key, at, at + n - 1)
+end
+
+function apply.leave(id, key, at, n, member)
+  local state, delay, index, event = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  settled[#settled + 1] = id
+  if state == 'REMOVED' then
+    redis.call('DEL', key)
+    gone[#gone + 1] = member
+    publish(id, 'removed', event)
+    return nil
+  end
+  local broken = set(key, at + 4, at + n - 1)
+  if FINAL[state] then
+    return finish(id, key, state, index, event, member) or broken
+  end
+  if stop_pending(id) then
+    return finish(id, key, 'STOPPED', index, event, member) or broken or 'stopped'
+  end
+  if state == 'SCHEDULED' then
+    local due = integer(now + delay)
+    try('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
+    local reply = try('ZADD', scheduled, due, id)
+    if failed(reply) then
+      fault(scheduled, reply)
+      return 'broken:' .. reply.err
+    end
+    try('HDEL', key, 'runner', 'started_at', 'recoveries')
+    gone[#gone + 1] = member
+  else
+    try('HDEL', key, 'state', 'runner', 'started_at', 'recoveries')
+    back[#back + 1], back_members[#back_members + 1] = id, member
+  end
+  publish(id, string.lower(state), event)
+  return broken
+end
+
+function apply.swap(id, key, at, n, member)
+  local new_member, epoch, data, event, index = unpack(ARGV, at, at + 4)
+  if stop_pending(id) then
+    settled[#settled + 1] = id
+    return finish(id, key, 'STOPPED', index, event, member) or 'stopped'
+  end
+  local reply = try('HSET', key, 'epoch', epoch, 'data', data, 'started_at', now)
+  if failed(reply) then
+    return 'broken:' .. reply.err
+  end
+  if redis.call('HGET', key, 'reload_data') == data then
+    redis.call('HDEL', key, 'reload_data')
+  end
+  redis.call('SADD', running, new_member)
+  gone[#gone + 1], settled[#settled + 1] = member, id
+end
+
+function apply.keep(id, key, at)
+  local tried, old = ARGV[at], ARGV[at + 1]
+  local found = try('HMGET', key, 'data', 'reload_data')
+  if failed(found) then
+    return 'broken:' .. found.err
+  end
+  if found[2] and found[2] ~= tried then
+    return nil -- newer data came meanwhile, with an intent of its own
+  end
+  redis.call('HDEL', key, 'reload_data')
+  if found[1] == tried then
+    redis.call('HSET', key, 'data', old)
+  end
+  if redis.call('HGET', control, id) == 'reload' then
+    redis.call('HDEL', control, id)
+  end
+end
+
+local function apply_items()
+  local held = {}
+  if fenced > 0 then
+    held = redis.call('SMISMEMBER', running, unpack(ARGV, 6, 5 + fenced))
+  end
+  local i, fence = 6 + fenced, 0
+  while i <= #ARGV do
+    local op, id = ARGV[i], ARGV[i + 1]
+    if op == 'emit' then
+      redis.call('PUBLISH', base .. 'events:' .. id, ARGV[i + 2])
+      i = i + 3
+    else
+      fence = fence + 1
+      local n = tonumber(ARGV[i + 2])
+      if held[fence] == 1 then
+        codes[fence] = apply[op](id, base .. 'task:' .. id, i + 3, n, ARGV[5 + fence]) or 'ok'
+      else
+        codes[fence] = 'lost'
+      end
+      i = i + 3 + n
+    end
+  end
+end
+
+-- Only now is anything removed: everything above has been copied to where it goes.
+local function release()
+  for index, scores in pairs(final) do
+    if #scores > 0 then
+      local reply = try('ZADD', base .. 'final:' .. index, unpack(scores))
+      if failed(reply) then
+        fault(base .. 'final:' .. index, reply)
+      end
+    end
+  end
+  if #back > 0 then
+    local reply = try('RPUSH', wait, unpack(back))
+    if failed(reply) then
+      fault(wait, reply) -- they stay this runner's: with the lease they come back to a line that works again
+    else
+      for _, member in ipairs(back_members) do
+        gone[#gone + 1] = member
+      end
+    end
+  end
+  if #gone > 0 then
+    redis.call('SREM', running, unpack(gone))
+  end
+  if intents and #settled > 0 then
+    redis.call('HDEL', control, unpack(settled))
+  end
+end
+
+local function drop(id, reason)
+  drops[#drops + 1], drops[#drops + 2] = id, reason
+end
+
+-- A hash that cannot be run and can be written ends in EXCEPTION, where someone will see it.
+local function refuse(id, key, message)
+  local epoch = integer(redis.call('INCR', counter))
+  local data = '{"error":' .. quote(message) .. '}'
+  redis.call('HSET', key, 'state', 'EXCEPTION', 'error', message, 'epoch', epoch, 'ended_at', now)
+  try('ZADD', base .. 'final:EXCEPTION', now, id)
+  announce(base, id, 'exception', data, '', epoch, now)
+  drop(id, message)
+end
+
+local function read(ids, seen, found)
+  for i = #ids, 1, -1 do
+    local id = ids[i]
+    local key = base .. 'task:' .. id
+    local task = try('HMGET', key, 'task', 'data', 'state', 'attempt', 'keep', 'reload_data')
+    if seen[id] then
+      drop(id, 'in line twice')
+    elseif failed(task) then
+      drop(id, 'its key holds no hash: ' .. task.err)
+    elseif task[3] and task[3] ~= 'WAIT' then
+      drop(id, 'in line, and ' .. task[3])
+    elseif task[1] then
+      seen[id] = true
+      task[7], task[8] = id, key
+      found[#found + 1] = task
+    elseif redis.call('EXISTS', key) == 1 then
+      refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again')
+    else
+      drop(id, 'there is no hash with this ID')
+    end
+  end
+end
+
+local function claim_all(found)
+  local last_epoch = try('INCRBY', counter, #found)
+  if failed(last_epoch) then
+    fault(counter, last_epoch)
+    return false
+  end
+  local members, epochs = {}, {}
+  for i, task in ipairs(found) do
+    epochs[i] = integer(last_epoch - #found + i)
+    members[i] = epochs[i] .. ':' .. task[7]
+  end
+  redis.call('SADD', running, unpack(members))
+  for i, task in ipairs(found) do
+    local id, key = task[7], task[8]
+    local attempt = integer((tonumber(task[4]) or 0) + 1)
+    if task[3] then -- an explicit WAIT: someone started a final task again by hand
+      unindex(base, id)
+      redis.call('HDEL', key, 'ended_at', 'error', 'output', 'stack')
+    end
+    redis.call('HSET', key, 'state', 'RUNNING', 'epoch', epochs[i], 'runner', me, 'attempt', attempt, 'started_at', now)
+    local at = #claims
+    claims[at + 1], claims[at + 2], claims[at + 3], claims[at + 4] = id, epochs[i], attempt, task[1]
+    claims[at + 5], claims[at + 6], claims[at + 7] = task[2] or '', task[5] or '', task[6] and '1' or ''
+  end
+  return true
+end
+
+local function tail(key, n)
+  if n < 1 then
+    return {}
+  end
+  local ids = try('LRANGE', key, -n, -1)
+  if failed(ids) then
+    fault(key, ids)
+    return {}
+  end
+  return ids
+end
+
+local function claim()
+  local woken = tail(inbox, want)
+  local line = tail(wait, want - #woken)
+  local seen, found = {}, {}
+  read(woken, seen, found)
+  read(line, seen, found)
+  if #found > 0 and not claim_all(found) then
+    return false
+  end
+  if #woken > 0 then
+    redis.call('LTRIM', inbox, 0, -#woken - 1)
+  end
+  if #line > 0 then
+    redis.call('LTRIM', wait, 0, -#line - 1)
+  end
+  if #drops > 0 then
+    redis.call('HINCRBY', counters, 'dropped', #drops / 2)
+  end
+  -- An ID left in the inbox would wait for this runner alone.
+  while #woken == want and redis.call('EXISTS', inbox) == 1 do
+    redis.call('LMOVE', inbox, wait, 'RIGHT', 'RIGHT')
+  end
+  return #woken + #line == want
+end
+
+apply_items()
+release()
+local more = false
+if want > 0 then
+  more = claim()
+end
+redis.call('HSET', runner, 'batch', batch)
+return { 'ok', now, codes, claims, drops, faults, more and 1 or 0 }

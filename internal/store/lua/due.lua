@@ -1,0 +1,32 @@
+-- Finds final tasks that are too old or too many. One cleaner at a time: it takes, or already has, the queue's cleaning lock.
+-- Called by Queue.Expired.
+--
+-- KEYS[1] cleaner (the lock: a runner ID with a TTL)
+-- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] lock TTL, ms  [4] IDs at most for each state
+-- then for each state: STATE, age in ms, count at most
+--
+-- Returns {} if another runner cleans; else for each state in turn a list of IDs, the oldest first.
+local cleaner = KEYS[1]
+local base, me, ttl, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+redis.call('ZREM', base .. 'final:ENDED', '')
+local holder = redis.call('GET', cleaner)
+if holder and holder ~= me then
+  return {}
+end
+redis.call('SET', cleaner, me, 'PX', ttl)
+local now = tonumber(clock())
+
+local function due(index, age, most)
+  local excess = redis.call('ZCARD', index) - most
+  if excess > 0 then
+    return redis.call('ZRANGE', index, 0, math.min(excess, limit) - 1)
+  end
+  return redis.call('ZRANGEBYSCORE', index, '-inf', integer(now - age), 'LIMIT', 0, limit)
+end
+
+local reply = {}
+for i = 5, #ARGV, 3 do
+  reply[#reply + 1] = due(base .. 'final:' .. ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+end
+return reply

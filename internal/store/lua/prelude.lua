@@ -1,0 +1,45 @@
+-- Shared by every script: it is put in front of each. Redis' clock, JSON strings, and the one form of an event.
+
+-- A call whose error is a value: {err = message}. Scripts have no rollback, so one bad key must not end a batch.
+local try = redis.pcall
+
+local function failed(reply)
+  return type(reply) == 'table' and reply.err ~= nil
+end
+
+-- Redis' own time as a string of Unix ms: tostring() would make 1.7e+12 of the number.
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] .. string.format('%03d', math.floor(t[2] / 1000))
+end
+
+local function integer(n)
+  return string.format('%.0f', n)
+end
+
+local function quote(text)
+  if string.find(text, '[%c"\\]') then
+    return cjson.encode(text)
+  end
+  return '"' .. text .. '"'
+end
+
+-- Publishes an event of a transition that no run made: it has an epoch of its own, and is that epoch's first and only one.
+local function announce(base, id, event, data, task, epoch, at)
+  redis.call('PUBLISH', base .. 'events:' .. id, '{"event":"' .. event .. '","data":' .. data .. ',"id":' .. quote(id) ..
+    ',"task":' .. quote(task or '') .. ',"epoch":' .. epoch .. ',"seq":1,"at":' .. at .. '}')
+end
+
+-- The final states, and `kept`: the names of the final:* indexes.
+local FINAL = { ENDED = true, ERROR = true, EXCEPTION = true, STOPPED = true }
+
+local function index_of(state, keep)
+  return keep and keep ~= '' and 'kept' or state
+end
+
+local function unindex(base, id)
+  for state in pairs(FINAL) do
+    try('ZREM', base .. 'final:' .. state, id)
+  end
+  try('ZREM', base .. 'final:kept', id)
+end

@@ -1,0 +1,24 @@
+-- Removes a task that does not run, with its record. An ID left in `wait` is dropped by the next claim. Called by Queue.Remove.
+--
+-- KEYS[1] scheduled  [2] epoch
+-- ARGV[1] base, `P:{Q}:`  [2] ID
+--
+-- Returns `removed`, `missing` or `running`.
+local scheduled, counter = KEYS[1], KEYS[2]
+local base, id = ARGV[1], ARGV[2]
+local key = base .. 'task:' .. id
+
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch')
+if failed(found) then
+  found = { 'a key of another type' }
+end
+if found[2] == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (found[3] or ''), (found[4] or '') .. ':' .. id) == 1 then
+  return 'running'
+end
+unindex(base, id)
+redis.call('ZREM', scheduled, id)
+if redis.call('DEL', key) == 0 then
+  return 'missing'
+end
+announce(base, id, 'removed', 'null', found[1], integer(redis.call('INCR', counter)), clock())
+return 'removed'

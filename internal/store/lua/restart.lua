@@ -1,0 +1,40 @@
+-- Runs a task again under its ID: a final one goes in line; a running one is stopped first. Called by Queue.Restart.
+--
+-- KEYS[1] wait  [2] epoch
+-- ARGV[1] base, `P:{Q}:`  [2] ID  [3] nonce of this call: a replay whose reply was lost changes nothing
+--
+-- Returns {outcome, state before}: `waiting`, `told`, `stopping` (a stop is pending, and wins), `missing`, `broken` (message).
+local wait, counter = KEYS[1], KEYS[2]
+local base, id, nonce = ARGV[1], ARGV[2], ARGV[3]
+local key = base .. 'task:' .. id
+
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'nonce')
+if failed(found) then
+  return { 'broken', found.err }
+end
+local task, state, runner, epoch = found[1], found[2] or 'WAIT', found[3], found[4]
+if not task and redis.call('EXISTS', key) == 0 then
+  return { 'missing', '' }
+end
+if found[5] == nonce or state == 'WAIT' or state == 'SCHEDULED' then
+  return { 'waiting', state }
+end
+redis.call('ZREM', base .. 'final:STOPPED', '')
+if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
+  local control = base .. 'control:' .. runner
+  if redis.call('HGET', control, id) == 'stop' then
+    return { 'stopping', state }
+  end
+  redis.call('HSET', key, 'nonce', nonce)
+  redis.call('HSET', control, id, 'restart')
+  redis.call('PUBLISH', base .. 'control:' .. id, 'restart')
+  return { 'told', state }
+end
+
+local number = integer(redis.call('INCR', counter))
+redis.call('LPUSH', wait, id)
+redis.call('HSET', key, 'nonce', nonce, 'epoch', number)
+redis.call('HDEL', key, 'state', 'attempt', 'runner', 'started_at', 'ended_at', 'output', 'error', 'stack', 'progress', 'recoveries')
+unindex(base, id)
+announce(base, id, 'wait', '{"reason":"restarted"}', task, number, clock())
+return { 'waiting', state }

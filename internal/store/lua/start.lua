@@ -1,0 +1,63 @@
+-- Puts a batch of new tasks in line. Called by Queue.Start.
+--
+-- KEYS[1] wait
+-- ARGV[1] base, `P:{Q}:`
+-- then for each task: ID, nonce ('' for an ID that the client drew: that ID is its own nonce), n, and n strings: field, value, ...
+--
+-- Returns one string per task: `ok`; `exists:STATE` (the ID is waiting or running); `broken:message` (its hash cannot be written);
+-- or an error of the whole batch, with nothing written: {err}.
+local wait, base = KEYS[1], ARGV[1]
+
+local length = try('LLEN', wait)
+if failed(length) then
+  return redis.error_reply('LINE ' .. length.err)
+end
+
+local now = clock()
+local results, line = {}, {}
+
+local function write(id, key, at, n, replayable)
+  local fields = { unpack(ARGV, at, at + n - 1) }
+  fields[n + 1], fields[n + 2] = 'created_at', now
+  local added = try('HSET', key, unpack(fields))
+  if failed(added) then
+    return 'broken:' .. added.err
+  end
+  -- Fewer new fields than written: the hash was there, so this is a replay of a start whose reply was lost.
+  if not replayable or added == n / 2 + 1 then
+    line[#line + 1] = id
+  end
+  return 'ok'
+end
+
+local function start(id, nonce, at, n)
+  local key = base .. 'task:' .. id
+  if nonce == '' then
+    return write(id, key, at, n, true)
+  end
+  local old = try('HMGET', key, 'nonce', 'state', 'task')
+  if failed(old) then
+    return 'broken:' .. old.err
+  end
+  if old[1] == nonce then
+    return 'ok'
+  end
+  if old[2] and FINAL[old[2]] then
+    unindex(base, id)
+    redis.call('DEL', key)
+  elseif old[2] or old[3] then
+    return 'exists:' .. (old[2] or 'WAIT')
+  end
+  return write(id, key, at, n, false)
+end
+
+local i = 2
+while i <= #ARGV do
+  local n = tonumber(ARGV[i + 2])
+  results[#results + 1] = start(ARGV[i], ARGV[i + 1], i + 3, n)
+  i = i + 3 + n
+end
+if #line > 0 then
+  redis.call('LPUSH', wait, unpack(line))
+end
+return results

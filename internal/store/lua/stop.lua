@@ -1,0 +1,38 @@
+-- Stops a task: one that waits at once, one that runs by an intent that its runner cannot miss. Called by Queue.Stop.
+--
+-- KEYS[1] scheduled  [2] epoch
+-- ARGV[1] base, `P:{Q}:`  [2] ID
+--
+-- Returns {outcome, state before}: `stopped` (it is STOPPED now, or was already), `told` (its runner will), `final`, `missing`, `broken` (message).
+local scheduled, counter = KEYS[1], KEYS[2]
+local base, id = ARGV[1], ARGV[2]
+local key = base .. 'task:' .. id
+
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep')
+if failed(found) then
+  return { 'broken', found.err }
+end
+local task, state, runner, epoch, kept = found[1], found[2] or 'WAIT', found[3], found[4], found[5]
+if not task and redis.call('EXISTS', key) == 0 then
+  return { 'missing', '' }
+end
+if state == 'STOPPED' then
+  return { 'stopped', state }
+end
+if FINAL[state] then
+  return { 'final', state }
+end
+if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
+  redis.call('HSET', base .. 'control:' .. runner, id, 'stop')
+  redis.call('PUBLISH', base .. 'control:' .. id, 'stop')
+  return { 'told', state }
+end
+
+-- In line, scheduled, or in nobody's hands. Its ID stays in `wait`, where the next claim drops it: LREM would cost a walk of the line.
+redis.call('ZREM', scheduled, '')
+local now, number = clock(), integer(redis.call('INCR', counter))
+redis.call('HSET', key, 'state', 'STOPPED', 'epoch', number, 'ended_at', now)
+try('ZADD', base .. 'final:' .. index_of('STOPPED', kept), now, id)
+redis.call('ZREM', scheduled, id)
+announce(base, id, 'stopped', 'null', task, number, now)
+return { 'stopped', state }

@@ -1,0 +1,26 @@
+-- Removes final tasks with their records, but not one that was started again meanwhile, nor one that is to be kept.
+-- Called by Queue.Sweep.
+--
+-- KEYS[1] final:STATE  [2] final:kept
+-- ARGV[1] base, `P:{Q}:`  [2] STATE  then IDs
+--
+-- Returns the number of records removed.
+local index, kept = KEYS[1], KEYS[2]
+local base, state = ARGV[1], ARGV[2]
+
+local removed = 0
+for i = 3, #ARGV do
+  local id = ARGV[i]
+  local key = base .. 'task:' .. id
+  local found = try('HMGET', key, 'state', 'keep', 'ended_at')
+  if not failed(found) and found[1] == state then
+    if found[2] and found[2] ~= '' then
+      redis.call('ZADD', kept, found[3] or 0, id)
+    else
+      redis.call('DEL', key)
+      removed = removed + 1
+    end
+  end
+  redis.call('ZREM', index, id)
+end
+return removed

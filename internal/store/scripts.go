@@ -1,0 +1,68 @@
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var sources embed.FS
+
+// One script per atomic transition; the header of each file is its contract.
+var (
+	scriptAdopt      = load("adopt")
+	scriptCommit     = load("commit")
+	scriptCounts     = load("counts")
+	scriptDue        = load("due")
+	scriptPromote    = load("promote")
+	scriptRegister   = load("register")
+	scriptReload     = load("reload")
+	scriptRemove     = load("remove")
+	scriptRenew      = load("renew")
+	scriptRestart    = load("restart")
+	scriptStart      = load("start")
+	scriptStop       = load("stop")
+	scriptSweep      = load("sweep")
+	scriptTakeOver   = load("takeover")
+	scriptUnregister = load("unregister")
+)
+
+type script struct {
+	name string
+	*redis.Script
+}
+
+func load(name string) script {
+	source, err := sources.ReadFile("lua/" + name + ".lua")
+	prelude, preludeErr := sources.ReadFile("lua/prelude.lua")
+	if err := errors.Join(err, preludeErr); err != nil {
+		panic(err) // embedded at build time: it cannot be absent
+	}
+	return script{name: name, Script: redis.NewScript(string(prelude) + "\n" + string(source))}
+}
+
+// run calls a script by its digest, and sends the source when the server does not know it yet.
+func (q *Queue) run(ctx context.Context, s script, keys []string, args ...any) (any, error) {
+	reply, err := s.Run(ctx, q.rdb, keys, args...).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("%s in queue %q: %w", s.name, q.name, explain(err))
+	}
+	return reply, nil
+}
+
+// explain says which server fault an error is, where the server's words alone do not tell what to do.
+func explain(err error) error {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "WRONGTYPE"):
+		return fmt.Errorf("%w: %w; find the key with TYPE and delete or rename it", ErrWrongType, err)
+	case strings.HasPrefix(text, "OOM "), strings.Contains(text, "OOM command not allowed"):
+		return fmt.Errorf("%w: %w; raise maxmemory, or remove final tasks", ErrFull, err)
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+// Package store keeps tasks in Redis. It is the only place that knows keys, commands and scripts: each method is one atomic
+// transition of a task's life, or one bounded read, and turns what Redis answers into this package's types and errors.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Protocol is the version of the wire protocol, kept at PREFIX:protocol.
+const Protocol = "1"
+
+var (
+	ErrMissing   = errors.New("no such task")
+	ErrFinal     = errors.New("the task is final")
+	ErrRunning   = errors.New("the task is running")
+	ErrExists    = errors.New("the task is waiting or running already")
+	ErrWrongType = errors.New("a key holds the wrong type")
+	ErrFull      = errors.New("redis is out of memory")
+	ErrProtocol  = errors.New("other protocol version in redis")
+	ErrLost      = errors.New("the task is no longer this run's")
+)
+
+// Store is one prefix in one Redis. It holds no state of its own and may be used by any number of goroutines.
+type Store struct {
+	rdb    redis.UniversalClient
+	prefix string
+}
+
+func New(rdb redis.UniversalClient, prefix string) *Store {
+	return &Store{rdb: rdb, prefix: prefix}
+}
+
+// Queue is one queue of a store; like it, stateless.
+type Queue struct {
+	rdb  redis.UniversalClient
+	name string
+	keys keys
+}
+
+func (s *Store) Queue(name string) *Queue {
+	return &Queue{rdb: s.rdb, name: name, keys: newKeys(s.prefix, name)}
+}
+
+func (q *Queue) Name() string { return q.name }
+
+// Announce adds a queue to the known ones, and refuses a Redis that speaks another version of the protocol.
+func (s *Store) Announce(ctx context.Context, queue string) error {
+	key := s.prefix + ":protocol"
+	if err := s.rdb.SetNX(ctx, key, Protocol, 0).Err(); err != nil {
+		return fmt.Errorf("read %s: %w", key, explain(err))
+	}
+	found, err := s.rdb.Get(ctx, key).Result()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, explain(err))
+	}
+	if found != Protocol {
+		return fmt.Errorf("%w: %s says %q, this library speaks %q; use the matching version of redtask, or another prefix",
+			ErrProtocol, key, found, Protocol)
+	}
+	if err := s.rdb.SAdd(ctx, s.prefix+":queues", queue).Err(); err != nil {
+		return fmt.Errorf("add queue %q to %s:queues: %w", queue, s.prefix, explain(err))
+	}
+	return nil
+}
+
+// Queues lists the names of the known queues, in no order.
+func (s *Store) Queues(ctx context.Context) ([]string, error) {
+	names, err := s.rdb.SMembers(ctx, s.prefix+":queues").Result()
+	if err != nil {
+		return nil, fmt.Errorf("list queues: %w", explain(err))
+	}
+	return names, nil
+}
+
+type queueKey struct{}
+
+// WithQueue lets the library's own tasks, which run like any other, reach the store of their queue and their runner's ID.
+func WithQueue(ctx context.Context, q *Queue, runner string) context.Context {
+	return context.WithValue(ctx, queueKey{}, bound{q, runner})
+}
+
+type bound struct {
+	queue  *Queue
+	runner string
+}
+
+// FromContext is the reverse of WithQueue.
+func FromContext(ctx context.Context) (*Queue, string) {
+	b := ctx.Value(queueKey{}).(bound)
+	return b.queue, b.runner
+}

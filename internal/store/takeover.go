@@ -1,0 +1,87 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Lease is one runner's lease as Redis has it. End is kept as Redis wrote it: a monitor compares it, never computes with it.
+type Lease struct {
+	Runner string
+	End    int64 // Unix ms; 0: it is being taken over
+}
+
+// Leases lists the runners of a queue with their lease ends, and Redis' clock.
+func (q *Queue) Leases(ctx context.Context) ([]Lease, int64, error) {
+	var found *redis.ZSliceCmd
+	var clock *redis.TimeCmd
+	_, err := q.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		found = p.ZRangeWithScores(ctx, q.keys.runners, 0, -1)
+		clock = p.Time(ctx)
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("list leases in queue %q: %w", q.name, explain(err))
+	}
+	leases := make([]Lease, len(found.Val()))
+	for i, z := range found.Val() {
+		leases[i] = Lease{Runner: fmt.Sprint(z.Member), End: int64(z.Score)}
+	}
+	return leases, clock.Val().UnixMilli(), nil
+}
+
+// LeaseLength is what a runner registered with; 0 if it is gone.
+func (q *Queue) LeaseLength(ctx context.Context, runner string) (time.Duration, error) {
+	ms, err := q.rdb.HGet(ctx, q.keys.runner(runner), "lease_ms").Int64()
+	if err == redis.Nil {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read lease of runner %s: %w", runner, explain(err))
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// Recovery bounds what may happen to a task whose runners die.
+type Recovery struct {
+	Most     int           // recoveries of one task before it ends in EXCEPTION
+	First    time.Duration // delay of the second recovery; doubled with each further one
+	Longest  time.Duration // bound of that delay
+	Stable   time.Duration // a run that lasted this long forgets its recoveries
+	Limit    int           // tasks to move in one call
+	Jitter   int           // a random number below 1000
+	LeaseEnd int64         // as it was seen: another one in Redis means that the runner lives
+}
+
+// TakenOver is what one call to TakeOver did.
+type TakenOver struct {
+	Renewed                          bool // the runner lives after all
+	Left                             int  // tasks that a further call must move
+	Back, Delayed, Stopped, Poisoned int
+}
+
+// TakeOver moves some of a dead runner's tasks back in line.
+func (q *Queue) TakeOver(ctx context.Context, dead string, r *Recovery) (TakenOver, error) {
+	keys := []string{
+		q.keys.runners, q.keys.runner(dead), q.keys.running(dead), q.keys.inbox(dead), q.keys.controlHash(dead),
+		q.keys.wait, q.keys.scheduled, q.keys.epoch, q.keys.counters,
+	}
+	reply, err := q.run(ctx, scriptTakeOver, keys, q.keys.base, dead, r.LeaseEnd, r.Limit,
+		r.Most, r.First.Milliseconds(), r.Longest.Milliseconds(), r.Stable.Milliseconds(), r.Jitter)
+	if err != nil {
+		return TakenOver{}, err
+	}
+	v, err := list(reply)
+	switch {
+	case err == nil && len(v) == 1 && number(v[0]) == -1:
+		return TakenOver{Renewed: true}, nil
+	case err != nil || len(v) != 5:
+		return TakenOver{}, badReply("take over", reply)
+	}
+	return TakenOver{
+		Left: int(number(v[0])), Back: int(number(v[1])), Delayed: int(number(v[2])), Stopped: int(number(v[3])), Poisoned: int(number(v[4])),
+	}, nil
+}

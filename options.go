@@ -1,0 +1,181 @@
+package redtask
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/redtask/redtask/internal/cleanup"
+	"github.com/redtask/redtask/internal/monitor"
+)
+
+const (
+	// DefaultPrefix begins the names of all keys.
+	DefaultPrefix = "redtask"
+	// DefaultQueue is where tasks go that name no other.
+	DefaultQueue = "default"
+)
+
+// RunnerOptions configure a [Runner]. The zero value works: one queue, `default`, 100 tasks at a time.
+type RunnerOptions struct {
+	// Prefix begins the names of all keys in Redis. Runners and clients that should meet have the same. Default "redtask".
+	Prefix string
+
+	// Queues maps each queue that this runner serves to how many of its tasks may run at once: at least 1, and as many as memory allows,
+	// since a running task costs Redis nothing. Default {"default": 100}.
+	Queues map[string]int
+
+	// Lease is how long this runner's tasks stay its own without a sign of life from it; then others take them over. At least 300 ms.
+	// Default 15 s.
+	Lease time.Duration
+	// RenewInterval is the time between two signs of life. Default a third of Lease.
+	RenewInterval time.Duration
+	// SafetyMargin is how long before the end of its lease a runner that cannot renew it cancels its tasks, so that they end before others
+	// begin. RenewInterval + SafetyMargin must be less than Lease. Default a third of Lease.
+	SafetyMargin time.Duration
+
+	// Grace is what tasks without [Stopper] have at shutdown to end by themselves, before their ctx is cancelled. Default 5 s; NoGrace for
+	// none.
+	Grace time.Duration
+	// StuckAfter is how long a task may ignore its cancelled ctx before it is reported, and how long beyond Grace and the tasks' StopTimeout
+	// [Runner.Run] waits for such tasks at shutdown. Default 10 s.
+	StuckAfter time.Duration
+
+	// EventBuffer is how many events of a queue's tasks may be unsent. Default 10,000.
+	EventBuffer int
+
+	// Locals are the tasks that run in each queue of this runner as part of it. Default: monitor and cleanup as [builtin] configures them by
+	// default; an empty list that is not nil leaves them out: then another runner of the queue must have them.
+	//
+	// [builtin]: https://pkg.go.dev/github.com/redtask/redtask/builtin
+	Locals []Local
+
+	// OnException is called in the task's goroutine when a run ends in EXCEPTION, before its state is written, with the run's context but
+	// without its cancellation. A panic in it is logged. Default: none; exceptions are logged anyway.
+	OnException []ExceptionHandler
+
+	// Logger gets what operators should know. Default slog.Default().
+	Logger *slog.Logger
+
+	hooks hooks
+}
+
+// NoGrace as [RunnerOptions.Grace] cancels tasks at once at shutdown.
+const NoGrace time.Duration = -1
+
+// ExceptionHandler gets the error of a run that ended in EXCEPTION; a panic is a [*PanicError].
+type ExceptionHandler func(ctx context.Context, run *Run, err error)
+
+// Local is a task that belongs to a runner; see [RunnerOptions.Locals].
+type Local struct {
+	Name string // `redtask/…` is allowed here
+	New  Factory
+}
+
+// hooks let this package's tests see, and stop at, what happens between two lines. Nil ones do nothing.
+type hooks struct {
+	registered func(queue string)
+	renewed    func(queue string)
+	fenced     func(queue string)
+	reconciled func(queue string)
+	idle       func(queue string)
+}
+
+func call(hook func(string), queue string) {
+	if hook != nil {
+		hook(queue)
+	}
+}
+
+func defaultLocals() []Local {
+	return []Local{
+		{Name: monitor.Name, New: func() Task { return monitor.New(monitor.Options{}) }},
+		{Name: cleanup.Name, New: func() Task { return cleanup.New(cleanup.Options{}) }},
+	}
+}
+
+func (o RunnerOptions) withDefaults() RunnerOptions {
+	o.Queues = maps.Clone(o.Queues)
+	o.Locals = slices.Clone(o.Locals)
+	setDefault(&o.Prefix, DefaultPrefix)
+	if o.Queues == nil {
+		o.Queues = map[string]int{DefaultQueue: 100}
+	}
+	setDefault(&o.Lease, 15*time.Second)
+	setDefault(&o.RenewInterval, o.Lease/3)
+	setDefault(&o.SafetyMargin, o.Lease/3)
+	setDefault(&o.Grace, 5*time.Second)
+	setDefault(&o.StuckAfter, 10*time.Second)
+	setDefault(&o.EventBuffer, 10_000)
+	setDefault(&o.Logger, slog.Default())
+	if o.Locals == nil {
+		o.Locals = defaultLocals()
+	}
+	return o
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// validate reports all faults at once.
+func (o *RunnerOptions) validate() error {
+	var faults []error
+	add := func(format string, args ...any) { faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)) }
+	if err := checkPart("prefix", o.Prefix); err != nil {
+		faults = append(faults, err)
+	}
+	if len(o.Queues) == 0 {
+		add("RunnerOptions.Queues is empty: name at least one queue")
+	}
+	for _, queue := range slices.Sorted(maps.Keys(o.Queues)) {
+		if err := checkPart("queue", queue); err != nil {
+			faults = append(faults, err)
+		}
+		if n := o.Queues[queue]; n < 1 {
+			add("queue %q: %d tasks at once: use at least 1", queue, n)
+		}
+	}
+	if o.Lease < 300*time.Millisecond {
+		add("Lease %s: use at least 300ms", o.Lease)
+	}
+	if o.RenewInterval <= 0 || o.SafetyMargin <= 0 || o.RenewInterval+o.SafetyMargin >= o.Lease {
+		add("RenewInterval %s and SafetyMargin %s must be positive, and together less than Lease %s", o.RenewInterval, o.SafetyMargin, o.Lease)
+	}
+	if o.Grace < 0 && o.Grace != NoGrace {
+		add("Grace %s is negative: use NoGrace for none", o.Grace)
+	}
+	if o.StuckAfter < 0 {
+		add("StuckAfter %s is negative", o.StuckAfter)
+	}
+	if o.EventBuffer < 1 {
+		add("EventBuffer %d: use at least 1", o.EventBuffer)
+	}
+	faults = append(faults, checkLocals(o.Locals)...)
+	return errors.Join(faults...)
+}
+
+func checkLocals(locals []Local) []error {
+	var faults []error
+	seen := map[string]bool{}
+	for _, local := range locals {
+		if err := checkName(local.Name); err != nil {
+			faults = append(faults, err)
+		}
+		if local.New == nil {
+			faults = append(faults, fmt.Errorf("%w: local task %q: New is nil", ErrInvalid, local.Name))
+		}
+		if seen[local.Name] {
+			faults = append(faults, fmt.Errorf("%w: local task %q is listed twice", ErrInvalid, local.Name))
+		}
+		seen[local.Name] = true
+	}
+	return faults
+}

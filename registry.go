@@ -1,0 +1,139 @@
+package redtask
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Factory makes a fresh instance for one run.
+type Factory func() Task
+
+// TaskOptions are what a registration says of all tasks of a name. The zero value works.
+type TaskOptions struct {
+	// Timeout bounds one run, Init and Start together; the task is then told to stop with cause [ErrTimedOut] and ends in EXCEPTION.
+	// Default 0: none.
+	Timeout time.Duration
+
+	// StopTimeout is what a [Stopper] has from the call of Stop to the return of Start, before Start's ctx is cancelled. Default 10 s.
+	StopTimeout time.Duration
+
+	// Strict makes typed functions refuse data with fields that their input type lacks. Default false: old runners meet new producers in
+	// every deploy.
+	Strict bool
+
+	// Keep keeps the records of final tasks from cleanup. Default false.
+	Keep bool
+}
+
+const defaultStopTimeout = 10 * time.Second
+
+type entry struct {
+	name    string
+	factory Factory
+	options TaskOptions
+}
+
+// Registry holds the names of tasks that a runner can run. The zero value is not usable; see [NewRegistry]. Its methods may be
+// called from any goroutine, but a runner reads it once, when it starts.
+type Registry struct {
+	mu      sync.RWMutex
+	entries map[string]*entry
+}
+
+func NewRegistry() *Registry { return &Registry{entries: map[string]*entry{}} }
+
+// Register adds a task with default options. Like http.Handle it panics on what can only be a programming mistake: a bad name, a
+// name taken, no factory.
+func (r *Registry) Register(name string, factory Factory) { r.RegisterWith(name, factory, TaskOptions{}) }
+
+// RegisterWith is [Registry.Register] with options.
+func (r *Registry) RegisterWith(name string, factory Factory, options TaskOptions) {
+	if err := r.register(name, factory, options); err != nil {
+		panic(err)
+	}
+}
+
+func (r *Registry) register(name string, factory Factory, options TaskOptions) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	switch {
+	case len(name) > 8 && name[:8] == "redtask/":
+		return fmt.Errorf("%w: task name %q: redtask/ is reserved for the tasks of the library; use your application's name", ErrInvalid, name)
+	case factory == nil:
+		return fmt.Errorf("%w: task %q: the factory is nil", ErrInvalid, name)
+	case options.Timeout < 0 || options.StopTimeout < 0:
+		return fmt.Errorf("%w: task %q: timeouts must not be negative: Timeout %s, StopTimeout %s", ErrInvalid, name, options.Timeout, options.StopTimeout)
+	}
+	if options.StopTimeout == 0 {
+		options.StopTimeout = defaultStopTimeout
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.entries[name] != nil {
+		return fmt.Errorf("%w: task %q is registered already", ErrInvalid, name)
+	}
+	r.entries[name] = &entry{name: name, factory: factory, options: options}
+	return nil
+}
+
+// Names lists the registered names, sorted.
+func (r *Registry) Names() []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Sorted(maps.Keys(r.entries))
+}
+
+func (r *Registry) snapshot() map[string]*entry {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return maps.Clone(r.entries)
+}
+
+const maxName = 128
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$`)
+
+func checkName(name string) error {
+	if len(name) > maxName || !namePattern.MatchString(name) {
+		return fmt.Errorf("%w: task name %.160q: use `app/name`: letters, digits, `_`, `-`, `.` in parts joined by `/`, at most %d bytes",
+			ErrInvalid, name, maxName)
+	}
+	return nil
+}
+
+// nearest finds the name that someone who wrote name may have meant, or "".
+func nearest(name string, names []string) string {
+	best, least := "", len(name)/3+1
+	for _, candidate := range names {
+		if d := distance(name, candidate); d <= least {
+			best, least = candidate, d-1
+		}
+	}
+	return best
+}
+
+// distance counts the single-character edits between two names (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

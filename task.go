@@ -1,0 +1,91 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Task is one run-able unit. A runner makes a fresh instance with the [Factory] of the task's name for every run, and calls Init, then
+// Start, in one goroutine.
+type Task interface {
+	// Init gets the JSON that the task was started with; `null` if it was started with none. An error is an EXCEPTION, or with [Fail] an
+	// ERROR. On a reload the new instance's Init runs while the old instance still works: take nothing exclusive here, take it in Start.
+	Init(ctx context.Context, data json.RawMessage) error
+
+	// Start does the work; its return ends the task: nil as ENDED, an error made by [Fail] as ERROR, any other as EXCEPTION. Once ctx is
+	// cancelled it should return soon; [context.Cause] says why. See the package documentation for what a return then means.
+	Start(ctx context.Context) error
+}
+
+// Stopper is an optional part of a [Task]: it is told to stop before its Start's ctx is cancelled, and has
+// [TaskOptions.StopTimeout] to make Start return.
+type Stopper interface {
+	// Stop runs beside Start, at most once. Its ctx has the values of Start's, a deadline, and no cancellation.
+	Stop(ctx context.Context) error
+}
+
+// ContextProvider is an optional part of a [Task]: it wraps Init, Start and Stop in the application's own context.
+type ContextProvider interface {
+	// ProvideContext runs first, on the fresh instance, before Init. The context that it returns must be derived from the one it got. The
+	// function, which may be nil, runs once, after the last method returned, also after a panic.
+	ProvideContext(ctx context.Context) (context.Context, func(), error)
+}
+
+// State is where a task is in its life.
+type State string
+
+const (
+	StateWait      State = "WAIT"      // in line
+	StateScheduled State = "SCHEDULED" // due later
+	StateRunning   State = "RUNNING"   // a runner has it
+	StateEnded     State = "ENDED"     // final: it worked
+	StateError     State = "ERROR"     // final: the task says that it failed
+	StateException State = "EXCEPTION" // final: something unexpected happened
+	StateStopped   State = "STOPPED"   // final: on request
+)
+
+// Final reports whether a task in this state stays there until somebody starts it again.
+func (s State) Final() bool {
+	switch s {
+	case StateEnded, StateError, StateException, StateStopped:
+		return true
+	}
+	return false
+}
+
+// Record is what Redis holds of a task. Times that have not come are zero.
+type Record struct {
+	ID         string
+	Queue      string
+	Task       string          // its name
+	Data       json.RawMessage // what it was started with
+	State      State
+	Epoch      int64  // number of its last claim
+	Attempt    int    // runs so far, without those that a shutdown or a dead runner cut short
+	Recoveries int    // runners that died in a row while they ran it
+	Runner     string // ID of the runner that has, or had, it
+	CreatedAt  time.Time
+	DueAt      time.Time
+	StartedAt  time.Time
+	EndedAt    time.Time
+	Output     json.RawMessage // nil without one
+	Error      string          // why it ended in ERROR or EXCEPTION
+	Stack      string          // of a panic
+	Progress   json.RawMessage // the last one reported
+	Checkpoint json.RawMessage // the last one written
+	Keep       bool            // cleanup leaves this record alone
+	Local      bool            // bound to its runner
+}
+
+// DecodeOutput decodes the task's output into value, a pointer.
+func (r *Record) DecodeOutput(value any) error {
+	if r.Output == nil {
+		return fmt.Errorf("task %q (%s) has no output", r.ID, r.State)
+	}
+	if err := json.Unmarshal(r.Output, value); err != nil {
+		return fmt.Errorf("decode output of task %q: %w", r.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package redtask
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of what clients and tasks may write. They guard Redis and every reader of it.
+const (
+	// MaxData bounds a task's data, its output, a checkpoint, a progress report, and one event's data, each, in bytes.
+	MaxData = 1 << 20
+	// MaxID bounds a task's own ID, in bytes.
+	MaxID = 256
+	// MaxQueue bounds the name of a queue, and a prefix, in bytes.
+	MaxQueue = 128
+
+	maxErrorText = 16 << 10
+)
+
+func checkID(id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%w: the task ID is empty", ErrInvalid)
+	case len(id) > MaxID:
+		return fmt.Errorf("%w: the task ID %.40q… has %d bytes, at most %d are allowed", ErrInvalid, id, len(id), MaxID)
+	case !utf8.ValidString(id) || strings.ContainsFunc(id, unicode.IsControl):
+		return fmt.Errorf("%w: the task ID %q holds control characters or broken UTF-8", ErrInvalid, id)
+	}
+	return nil
+}
+
+// checkPart checks a queue name or a prefix: braces would move its keys to another Cluster slot.
+func checkPart(what, name string) error {
+	if name == "" || len(name) > MaxQueue || !utf8.ValidString(name) ||
+		strings.ContainsAny(name, "{}") || strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }) {
+		return fmt.Errorf("%w: %s %.160q: use 1 to %d bytes without braces, spaces and control characters", ErrInvalid, what, name, MaxQueue)
+	}
+	return nil
+}
+
+// encode makes JSON of a value; raw JSON is checked and passed on.
+func encode(what string, value any) ([]byte, error) {
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("%w: encode %s: %w", ErrInvalid, what, err)
+	}
+	if len(encoded) > MaxData {
+		return nil, fmt.Errorf("%w: %s has %d bytes, at most %d are allowed; keep big things elsewhere and pass a reference",
+			ErrInvalid, what, len(encoded), MaxData)
+	}
+	return encoded, nil
+}
+
+func truncate(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "") + "… (cut)"
+}
