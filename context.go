@@ -177,14 +177,21 @@ func strength(cause error) int {
 func (r *Run) tell(cause error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	first := r.told == nil
-	if !first && cause == ErrLeaseLost {
-		r.cancel(cause) // no time is left to be polite
+	r.tellLocked(cause)
+}
+
+func (r *Run) tellLocked(cause error) {
+	if r.over {
+		return // an ordinary end wins
 	}
+	first := r.told == nil
 	if strength(cause) > strength(r.told) {
 		r.told = cause
 	}
-	if !first || r.over {
+	if !first {
+		if cause == ErrLeaseLost {
+			r.cancel(cause) // no time is left to be polite
+		}
 		return
 	}
 	if r.reloading != nil && cause != ErrReloaded {
@@ -194,34 +201,58 @@ func (r *Run) tell(cause error) {
 	go r.stop(cause, r.started)
 }
 
+// isStopper reports whether the task is told by Stop.
+func (r *Run) isStopper() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.task.(Stopper)
+	return ok
+}
+
 // stop tells the task in the design's order: Stop first if it has one, then its ctx.
 func (r *Run) stop(cause error, started bool) {
 	defer r.telling.Done()
-	if stopper, ok := r.task.(Stopper); ok && started {
-		if cause == ErrLeaseLost {
+	if stopper, ok := r.stopper(started); ok {
+		stopped := r.callStop(cause, stopper)
+		defer r.awaitStop(stopped)
+	}
+	r.cancel(cause)
+	r.awaitReturn()
+}
+
+// stopper: only a task whose Start was called can be told by Stop; r.task does not change after that.
+func (r *Run) stopper(started bool) (Stopper, bool) {
+	if !started {
+		return nil, false
+	}
+	stopper, ok := r.task.(Stopper)
+	return stopper, ok
+}
+
+// callStop calls Stop and gives the task its time to return from Start.
+func (r *Run) callStop(cause error, stopper Stopper) <-chan struct{} {
+	if cause == ErrLeaseLost {
+		r.cancel(cause) // no time is left to be polite
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.entry.options.StopTimeout)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		defer cancel()
+		if err := guard(func() error { return stopper.Stop(ctx) }); err != nil {
+			r.Logger().Error("Stop failed; the task's ctx is cancelled instead", "error", err)
 			r.cancel(cause)
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.entry.options.StopTimeout)
-		defer cancel()
-		stopped := make(chan struct{})
-		go r.callStop(ctx, stopper, stopped)
-		defer r.awaitStop(stopped)
-		select {
+		select { // Stop may return before Start does: the rest of its time is Start's
 		case <-r.returned:
 		case <-ctx.Done():
 		}
+	}()
+	select {
+	case <-r.returned:
+	case <-ctx.Done():
 	}
-	r.cancel(cause)
-	r.watchStuck("Start")
-}
-
-func (r *Run) callStop(ctx context.Context, stopper Stopper, stopped chan<- struct{}) {
-	defer close(stopped)
-	err := guard(func() error { return stopper.Stop(ctx) })
-	if err != nil {
-		r.Logger().ErrorContext(ctx, "Stop failed; the task's ctx is cancelled instead", "error", err)
-		r.cancel(ErrStopped)
-	}
+	return stopped
 }
 
 // awaitStop keeps the run open until Stop returned: what ProvideContext gave is released after that.
@@ -237,15 +268,15 @@ func (r *Run) awaitStop(stopped <-chan struct{}) {
 	<-stopped
 }
 
-// watchStuck reports a Start that ignores its cancelled ctx. It keeps its slot: Go cannot end a goroutine from outside.
-func (r *Run) watchStuck(method string) {
+// awaitReturn reports a Start that ignores its cancelled ctx. It keeps its slot: Go cannot end a goroutine from outside.
+func (r *Run) awaitReturn() {
 	timer := time.NewTimer(r.engine.options.StuckAfter)
 	defer timer.Stop()
 	select {
 	case <-r.returned:
 		return
 	case <-timer.C:
-		r.engine.reportStuck(r, method)
+		r.engine.reportStuck(r, "Start")
 	}
 	<-r.returned
 }

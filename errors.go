@@ -31,27 +31,27 @@ var ErrDone = errors.New("redtask: the work was done all the same")
 // What a client's call, or a registration, was refused for. Use errors.Is.
 var (
 	ErrNotFound  = store.ErrMissing   // no task with this ID
-	ErrExists    = store.ErrExists    // the ID is waiting or running; the error is a *StateError
-	ErrFinal     = store.ErrFinal     // the task is final: nothing is left to stop or reload; the error is a *StateError
-	ErrRunning   = store.ErrRunning   // the task runs: stop it first; the error is a *StateError
+	ErrExists    = store.ErrExists    // the ID is waiting or running; the error is a *ConflictError
+	ErrFinal     = store.ErrFinal     // the task is final: nothing is left to stop or reload; the error is a *ConflictError
+	ErrRunning   = store.ErrRunning   // the task runs: stop it first; the error is a *ConflictError
 	ErrWrongType = store.ErrWrongType // a key of ours holds another Redis type
 	ErrFull      = store.ErrFull      // Redis refuses writes for want of memory
 	ErrProtocol  = store.ErrProtocol  // Redis holds another version of the protocol
 	ErrInvalid   = errors.New("redtask: invalid input")
 )
 
-// StateError is a refusal that the state of a task caused; it wraps [ErrExists], [ErrFinal] or [ErrRunning].
-type StateError struct {
+// ConflictError is a refusal that the state of a task caused; it wraps [ErrExists], [ErrFinal] or [ErrRunning].
+type ConflictError struct {
 	ID     string
 	State  State
 	Reason error
 }
 
-func (e *StateError) Error() string {
+func (e *ConflictError) Error() string {
 	return fmt.Sprintf("redtask: task %q is %s: %v", e.ID, e.State, e.Reason)
 }
 
-func (e *StateError) Unwrap() error { return e.Reason }
+func (e *ConflictError) Unwrap() error { return e.Reason }
 
 // public turns the store's errors into ours.
 func public(err error) error {
@@ -59,7 +59,7 @@ func public(err error) error {
 		return nil
 	}
 	if state, ok := errors.AsType[*store.StateError](err); ok {
-		return &StateError{ID: state.ID, State: State(state.State), Reason: state.Reason}
+		return &ConflictError{ID: state.ID, State: State(state.State), Reason: state.Reason}
 	}
 	return fmt.Errorf("redtask: %w", err)
 }

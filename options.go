@@ -128,7 +128,9 @@ func setDefault[T comparable](field *T, value T) {
 // validate reports all faults at once.
 func (o *RunnerOptions) validate() error {
 	var faults []error
-	add := func(format string, args ...any) { faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)) }
+	add := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
+	}
 	if err := checkPart("prefix", o.Prefix); err != nil {
 		faults = append(faults, err)
 	}

@@ -48,7 +48,9 @@ func NewRegistry() *Registry { return &Registry{entries: map[string]*entry{}} }
 
 // Register adds a task with default options. Like http.Handle it panics on what can only be a programming mistake: a bad name, a
 // name taken, no factory.
-func (r *Registry) Register(name string, factory Factory) { r.RegisterWith(name, factory, TaskOptions{}) }
+func (r *Registry) Register(name string, factory Factory) {
+	r.RegisterWith(name, factory, TaskOptions{})
+}
 
 // RegisterWith is [Registry.Register] with options.
 func (r *Registry) RegisterWith(name string, factory Factory, options TaskOptions) {

@@ -107,11 +107,11 @@ func (t *Task) watch(ctx context.Context) error {
 // be before it cancels its tasks. So a Redis clock that jumps, or a failover to an older lease, steals nothing from a runner that lives.
 func (t *Task) judge(ctx context.Context, lease store.Lease, since time.Time) error {
 	if lease.End != 0 {
-		length, err := t.queue.LeaseLength(ctx, lease.Runner)
+		silence, err := t.queue.Silence(ctx, lease.Runner)
 		if err != nil {
 			return err
 		}
-		if time.Since(since) < length*2/3 {
+		if time.Since(since) < silence {
 			return nil
 		}
 	}

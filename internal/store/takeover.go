@@ -33,14 +33,14 @@ func (q *Queue) Leases(ctx context.Context) ([]Lease, int64, error) {
 	return leases, clock.Val().UnixMilli(), nil
 }
 
-// LeaseLength is what a runner registered with; 0 if it is gone.
-func (q *Queue) LeaseLength(ctx context.Context, runner string) (time.Duration, error) {
-	ms, err := q.rdb.HGet(ctx, q.keys.runner(runner), "lease_ms").Int64()
+// Silence is after how long without a renewal a runner has cancelled its tasks; 0 if it is gone.
+func (q *Queue) Silence(ctx context.Context, runner string) (time.Duration, error) {
+	ms, err := q.rdb.HGet(ctx, q.keys.runner(runner), "silence_ms").Int64()
 	if err == redis.Nil {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read lease of runner %s: %w", runner, explain(err))
+		return 0, fmt.Errorf("read runner %s: %w", runner, explain(err))
 	}
 	return time.Duration(ms) * time.Millisecond, nil
 }

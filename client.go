@@ -1,0 +1,288 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// ClientOptions configure a [Client]. The zero value works.
+type ClientOptions struct {
+	// Prefix is that of the runners; see [RunnerOptions.Prefix]. Default "redtask".
+	Prefix string
+	// Queue is the queue that the client talks to. Default "default".
+	Queue string
+}
+
+// Client starts, stops, reloads, inspects, watches and waits for the tasks of one queue. It needs no closing, and its methods may be
+// called from any goroutine. A call that returned an error of the network may have had its effect; each call may be made again.
+type Client struct {
+	shared  *shared
+	queue   *store.Queue
+	starter *starter
+}
+
+// shared is what the clients of all queues have in common.
+type shared struct {
+	store *store.Store
+
+	mu        sync.Mutex
+	clients   map[string]*Client
+	announced map[string]bool
+}
+
+// NewClient makes a client; it does not talk to Redis yet.
+func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error) {
+	setDefault(&options.Prefix, DefaultPrefix)
+	setDefault(&options.Queue, DefaultQueue)
+	if rdb == nil {
+		return nil, fmt.Errorf("%w: NewClient needs a redis client", ErrInvalid)
+	}
+	if err := checkPart("prefix", options.Prefix); err != nil {
+		return nil, err
+	}
+	if err := checkPart("queue", options.Queue); err != nil {
+		return nil, err
+	}
+	s := &shared{store: store.New(rdb, options.Prefix), clients: map[string]*Client{}, announced: map[string]bool{}}
+	return s.client(options.Queue), nil
+}
+
+func (s *shared) client(queue string) *Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[queue]
+	if c == nil {
+		c = &Client{shared: s, queue: s.store.Queue(queue)}
+		c.starter = &starter{client: c}
+		s.clients[queue] = c
+	}
+	return c
+}
+
+// In returns a client for another queue. A bad name shows at the first call that starts a task there.
+func (c *Client) In(queue string) *Client {
+	if queue == c.queue.Name() {
+		return c
+	}
+	return c.shared.client(queue)
+}
+
+// Queue is the name of the queue that this client talks to.
+func (c *Client) Queue() string { return c.queue.Name() }
+
+// announce makes the queue known, once in the life of a client.
+func (c *Client) announce(ctx context.Context) error {
+	name := c.queue.Name()
+	c.shared.mu.Lock()
+	known := c.shared.announced[name]
+	c.shared.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := checkPart("queue", name); err != nil {
+		return err
+	}
+	if err := c.shared.store.Announce(ctx, name); err != nil {
+		return public(err)
+	}
+	c.shared.mu.Lock()
+	defer c.shared.mu.Unlock()
+	c.shared.announced[name] = true
+	return nil
+}
+
+// Stop stops a task. One in line, or scheduled, is STOPPED when Stop returns. One that runs is told, durably: should its runner miss the
+// message, it learns of it at its next renewal, and should the runner die, the task is STOPPED instead of put back; use [Client.Wait] for the
+// end. A task that ends by itself meanwhile keeps that end. Stopping a STOPPED task is no error; any other final one is [ErrFinal].
+func (c *Client) Stop(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	_, err := c.queue.Stop(ctx, id)
+	return public(err)
+}
+
+// Reload makes a running task start over with the data of its record: a new instance is made and Init-ed, and only when that worked
+// the old one is stopped and the new one started, under the same ID. When Init fails the old one goes on, and the event reload_failed
+// says why. A task in line will start with the record's data anyway. [ErrFinal] if the task is final: use [Client.Restart].
+func (c *Client) Reload(ctx context.Context, id string) error { return c.reload(ctx, id, nil) }
+
+// ReloadWith is [Client.Reload] with new data, which replaces the old once the new instance took over.
+func (c *Client) ReloadWith(ctx context.Context, id string, data any) error {
+	encoded, err := encode("data", data)
+	if err != nil {
+		return err
+	}
+	return c.reload(ctx, id, encoded)
+}
+
+func (c *Client) reload(ctx context.Context, id string, data []byte) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return public(c.queue.Reload(ctx, id, data))
+}
+
+// Restart runs a task again under its ID with its data and its last checkpoint, its attempts counted anew. A final one goes in line; a
+// running one is told to stop first, and then goes in line however it ended; one in line is left alone. A pending stop refuses it.
+func (c *Client) Restart(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return public(c.queue.Restart(ctx, id, newID()))
+}
+
+// Remove removes a task that does not run, in line or final, with its record. A task that is gone already is no error; one that runs is
+// [ErrRunning].
+func (c *Client) Remove(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return public(c.queue.Remove(ctx, id))
+}
+
+// Get reads a task's record; [ErrNotFound] if there is none.
+func (c *Client) Get(ctx context.Context, id string) (*Record, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	hash, err := c.queue.Get(ctx, id)
+	if err != nil {
+		return nil, public(err)
+	}
+	return newRecord(c.queue.Name(), id, hash), nil
+}
+
+// Wait waits until a task is final, and returns its record. It waits for one that does not exist yet, too. A task that is removed before
+// its record could be read is [ErrNotFound]. ctx bounds the wait.
+func (c *Client) Wait(ctx context.Context, id string) (*Record, error) {
+	events, err := c.Watch(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	final := false
+	for event := range events {
+		final = event.final()
+	}
+	if !final {
+		return nil, fmt.Errorf("redtask: wait for task %q: %w", id, context.Cause(ctx))
+	}
+	return c.Get(ctx, id)
+}
+
+func newRecord(queue, id string, h map[string]string) *Record {
+	r := &Record{
+		ID: id, Queue: queue, Task: h["task"], Data: raw(h["data"]), State: State(h["state"]), Runner: h["runner"],
+		Epoch: parseInt(h["epoch"]), Attempt: int(parseInt(h["attempt"])), Recoveries: int(parseInt(h["recoveries"])),
+		CreatedAt: millis(h["created_at"]), DueAt: millis(h["due_at"]), StartedAt: millis(h["started_at"]), EndedAt: millis(h["ended_at"]),
+		Output: raw(h["output"]), Error: h["error"], Stack: h["stack"], Progress: raw(h["progress"]), Checkpoint: raw(h["checkpoint"]),
+		Keep: h["keep"] != "", Local: h["local"] != "",
+	}
+	if r.State == "" {
+		r.State = StateWait
+	}
+	return r
+}
+
+func raw(text string) json.RawMessage {
+	if text == "" {
+		return nil
+	}
+	return json.RawMessage(text)
+}
+
+// parseInt reads a number that a script, or a person, wrote; junk counts as absent.
+func parseInt(text string) int64 {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
+}
+
+func millis(text string) time.Time {
+	if n := parseInt(text); n > 0 {
+		return time.UnixMilli(n)
+	}
+	return time.Time{}
+}
+
+// Queues lists the names of all queues under the client's prefix, sorted.
+func (c *Client) Queues(ctx context.Context) ([]string, error) {
+	names, err := c.shared.store.Queues(ctx)
+	if err != nil {
+		return nil, public(err)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Counts are the tasks of a queue by state. A number is -1 where the key that would tell it has the wrong type.
+type Counts struct {
+	Wait       int64 // IDs in line, stopped and removed ones that no claim has met yet among them
+	Scheduled  int64
+	Running    int64
+	Ended      int64
+	Error      int64
+	Exception  int64
+	Stopped    int64
+	Kept       int64            // final tasks of any state whose record is to stay
+	Dropped    int64            // IDs found in line that could not be run, since the queue began
+	Recovered  int64            // tasks taken over from dead runners
+	Stuck      int64            // tasks that ignored that they were told to stop
+	Additional map[string]int64 // counters that this version does not know
+}
+
+// Counts counts the queue's tasks, in a time that does not depend on their number.
+func (c *Client) Counts(ctx context.Context) (*Counts, error) {
+	found, err := c.queue.Counts(ctx)
+	if err != nil {
+		return nil, public(err)
+	}
+	counts := &Counts{
+		Wait: found.Wait, Scheduled: found.Scheduled, Running: found.Running, Ended: found.Ended, Error: found.Error,
+		Exception: found.Exception, Stopped: found.Stopped, Kept: found.Kept, Additional: maps.Clone(found.Counters),
+	}
+	for counter, field := range map[string]*int64{"dropped": &counts.Dropped, "recovered": &counts.Recovered, "stuck": &counts.Stuck} {
+		*field = counts.Additional[counter]
+		delete(counts.Additional, counter)
+	}
+	return counts, nil
+}
+
+// RunnerRecord is what Redis holds of a runner in a queue.
+type RunnerRecord struct {
+	ID        string
+	Host      string
+	PID       int
+	Version   string
+	Tasks     []string // names that it can run
+	StartedAt time.Time
+	LeaseEnd  time.Time // by Redis' clock; zero while its tasks are taken over
+	Running   int64     // tasks that it has
+}
+
+// Runners lists the runners of the queue, those that died and were not taken over yet among them.
+func (c *Client) Runners(ctx context.Context) ([]RunnerRecord, error) {
+	found, err := c.queue.Runners(ctx)
+	if err != nil {
+		return nil, public(err)
+	}
+	runners := make([]RunnerRecord, len(found))
+	for i, f := range found {
+		runners[i] = RunnerRecord{
+			ID: f.ID, Host: f.Host, PID: f.PID, Version: f.Version, Tasks: f.Names, StartedAt: time.UnixMilli(f.StartedAt), Running: f.Running,
+		}
+		if f.LeaseEnd != 0 {
+			runners[i].LeaseEnd = time.UnixMilli(f.LeaseEnd)
+		}
+	}
+	return runners, nil
+}

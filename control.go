@@ -1,0 +1,71 @@
+package redtask
+
+import (
+	"context"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// listen hears what tasks of the queue are told on their control channels, until ctx ends. After a reconnect it reads the recorded
+// intents: what was published meanwhile did not arrive.
+func (e *engine) listen(ctx context.Context) {
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		subscription, err := e.queue.SubscribeControl(ctx)
+		if err == nil {
+			attempt = 0
+			e.readIntents(ctx)
+			err = e.hear(ctx, subscription)
+			_ = subscription.Close() // what failed was said already
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		e.logger.Warn("lost the control channel; it connects again, recorded intents are read meanwhile", "error", err)
+		pause(ctx, backoff(attempt))
+	}
+}
+
+func (e *engine) hear(ctx context.Context, subscription *store.Subscription) error {
+	for {
+		message, err := subscription.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if message != nil {
+			e.control(e.queue.ControlID(message.Channel), message.Payload)
+		}
+	}
+}
+
+func (e *engine) readIntents(ctx context.Context) {
+	intents, err := e.queue.Intents(ctx, e.runnerID)
+	if err != nil {
+		if ctx.Err() == nil {
+			e.logger.Warn("could not read what tasks are told; it is tried again at the next renewal", "error", err)
+		}
+		return
+	}
+	for id, word := range intents {
+		e.control(id, word)
+	}
+}
+
+// control does what a task is told, if it runs here. Anyone may publish anything: an unknown word is answered, not obeyed.
+func (e *engine) control(id, word string) {
+	r := e.find(id)
+	if r == nil {
+		return
+	}
+	switch word {
+	case store.Stop:
+		r.tell(ErrStopped)
+	case store.Restart:
+		r.tell(ErrRestarted)
+	case store.Reload:
+		r.reload()
+	default:
+		word = truncate(word, 80)
+		r.Logger().Warn("unknown word on the task's control channel; known are stop, reload, restart", "word", word)
+		_ = r.publish(EventControlFailed, errorData("unknown word "+quote(word)+": use stop, reload or restart")) // too late is no fault
+	}
+}

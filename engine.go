@@ -1,0 +1,131 @@
+package redtask
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/pprof"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// engine is one queue's part of a runner. Its parts: the committer writes to Redis and claims, the fetcher waits for work, the lease
+// keeps the right to it, the promoter puts due tasks in line, the listener hears what tasks are told; each task has a goroutine.
+type engine struct {
+	// immutable
+	queue       *store.Queue
+	store       *store.Store
+	runnerID    string
+	info        store.RunnerInfo
+	options     *RunnerOptions
+	entries     map[string]*entry
+	client      *Client
+	logger      *slog.Logger
+	taskContext context.Context
+	concurrency int
+	fail        func(error) // ends the whole runner
+
+	committer *committer
+	fetcher   *fetcher
+	lease     *lease
+	promoter  *promoter
+
+	clockOffset  atomic.Int64   // ms to add to our clock to get Redis'
+	draining     atomic.Bool    // no claims any more
+	free         atomic.Int64   // slots
+	tasks        sync.WaitGroup // goroutines of tasks
+	locals       sync.WaitGroup
+	localContext context.Context
+	endLocals    context.CancelFunc
+
+	mu   sync.Mutex
+	runs map[string]*Run // by ID: those whose end is not written yet
+}
+
+// now is Redis' clock as far as we know it, Unix ms.
+func (e *engine) now() int64 { return time.Now().UnixMilli() + e.clockOffset.Load() }
+
+func (e *engine) setClock(redisNow int64) {
+	if redisNow != 0 {
+		e.clockOffset.Store(redisNow - time.Now().UnixMilli())
+	}
+}
+
+func (e *engine) add(r *Run) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.runs[r.id] = r
+}
+
+func (e *engine) remove(r *Run) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.runs[r.id] == r {
+		delete(e.runs, r.id)
+	}
+}
+
+func (e *engine) find(id string) *Run {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.runs[id]
+}
+
+func (e *engine) snapshot() []*Run {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	runs := make([]*Run, 0, len(e.runs))
+	for _, r := range e.runs {
+		runs = append(runs, r)
+	}
+	return runs
+}
+
+func (e *engine) owned() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.runs)
+}
+
+// launch runs a claimed task in a goroutine of its own.
+func (e *engine) launch(claim *store.Claim) {
+	r := e.newRun(claim)
+	e.add(r)
+	e.free.Add(-1)
+	e.tasks.Add(1)
+	go func() {
+		defer e.tasks.Done()
+		labels := pprof.Labels("redtask_id", r.id, "redtask_task", r.name)
+		pprof.Do(r.base, labels, func(context.Context) { _ = e.execute(r, claim.Reload) })
+	}()
+}
+
+// loseAll cancels every run: the lease is gone, or nearly so.
+func (e *engine) loseAll() {
+	for _, r := range e.snapshot() {
+		r.tell(ErrLeaseLost)
+	}
+}
+
+// reportStuck says what an operator needs to find the code that ignores its ctx.
+func (e *engine) reportStuck(r *Run, method string) {
+	r.Logger().Error("the task ignores that it was told to stop: it keeps its slot until it returns; mind ctx.Done() in it",
+		"method", method, "stack", goroutineOf(r.id))
+	if err := r.publish(EventStuck, []byte(`{"method":`+quote(method)+`}`)); err == nil {
+		e.committer.count("stuck")
+	}
+}
+
+// announce makes the queue known, and checks the protocol's version.
+func (e *engine) announce(ctx context.Context) error {
+	if err := e.store.Announce(ctx, e.queue.Name()); err != nil {
+		return fmt.Errorf("register runner %s: %w", e.runnerID, err)
+	}
+	return nil
+}
+
+// mayClaim reports whether this runner may take more tasks now.
+func (e *engine) mayClaim() bool { return !e.draining.Load() && e.lease.fresh() }

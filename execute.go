@@ -1,0 +1,310 @@
+package redtask
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime/debug"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// execute lives a task's life from the claim on, and returns why it ended. A reload that worked goes on with the next run in the same
+// goroutine and slot.
+func (e *engine) execute(r *Run, reloadPending bool) error {
+	done := false
+	defer func() {
+		if !done { // runtime.Goexit in a task's method unwinds through here: the slot must not be lost
+			e.end(r, errGoexit)
+		}
+	}()
+	r.activate("")
+	if reloadPending {
+		r.reload()
+	}
+	for {
+		err := e.live(r)
+		told, next := e.end(r, err)
+		if next == nil {
+			done = true
+			return endOf(told, err)
+		}
+		next.activate("reloaded")
+		r = next
+	}
+}
+
+func endOf(told, err error) error {
+	if asTold(told, err) {
+		return told
+	}
+	return err
+}
+
+var errGoexit = errors.New("the task called runtime.Goexit")
+
+// live runs the task's methods. A run that took over in a reload comes here prepared.
+func (e *engine) live(r *Run) error {
+	if r.entry != nil && r.entry.options.Timeout > 0 {
+		timer := time.AfterFunc(r.entry.options.Timeout, func() { r.tell(ErrTimedOut) })
+		defer timer.Stop()
+	}
+	if r.task == nil {
+		if err := r.prepare(); err != nil {
+			return err
+		}
+	}
+	if !r.begin() {
+		return context.Cause(r.base) // told before Start: it did as told
+	}
+	return guard(func() error { return r.task.Start(r.ctx) })
+}
+
+// prepare makes the instance, its context, and calls Init.
+func (r *Run) prepare() error {
+	if r.entry == nil {
+		return errUnknownName
+	}
+	if !json.Valid(r.data) {
+		return fmt.Errorf("the task's data is not JSON: %s", truncate(string(r.data), 200))
+	}
+	if err := guard(r.build); err != nil {
+		return err
+	}
+	return guard(func() error { return r.task.Init(r.ctx, r.data) })
+}
+
+var errUnknownName = errors.New("unknown task name")
+
+func (r *Run) build() error {
+	task := r.entry.factory()
+	if task == nil {
+		return fmt.Errorf("the factory of %s returned nil", r.name)
+	}
+	r.mu.Lock()
+	r.task = task
+	r.mu.Unlock()
+	provider, ok := task.(ContextProvider)
+	if !ok {
+		return nil
+	}
+	ctx, release, err := provider.ProvideContext(r.base)
+	r.release = release
+	if err != nil {
+		return fmt.Errorf("ProvideContext: %w", err)
+	}
+	if ctx == nil || ctx.Value(runKey{}) != r || ctx.Done() == nil {
+		return errors.New("ProvideContext: the context that it returned is not derived from the one it got, with its cancellation")
+	}
+	r.ctx = ctx
+	return nil
+}
+
+// begin marks that Start is called; false if the task was told to stop before.
+func (r *Run) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.started = r.told == nil
+	return r.started
+}
+
+// guard turns a panic into an error that has the stack.
+func guard(method func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &PanicError{Value: value, Stack: debug.Stack()}
+		}
+	}()
+	return method()
+}
+
+// end closes a run in steps: no method runs any more, ProvideContext's release is called, the outcome is written. It returns what the
+// task had been told, and the run that goes on after a reload.
+func (e *engine) end(r *Run, err error) (error, *Run) {
+	close(r.returned)
+	told := r.close()
+	next := r.successor(told, err)
+	r.free()
+	r.cancel(context.Canceled)
+	if next != nil {
+		return told, e.handOver(r, next)
+	}
+	e.committer.leave(r, e.outcome(r, told, err))
+	return told, nil
+}
+
+// close takes what the task was told so far as final, and waits for Stop and for a reload that is under way.
+func (r *Run) close() error {
+	r.mu.Lock()
+	r.over = true
+	told, reload := r.told, r.reloading
+	if reload != nil && reload.next == nil {
+		reload.cancel(context.Canceled) // the end beats the reload
+	}
+	r.mu.Unlock()
+	if reload != nil {
+		<-reload.done
+	}
+	r.telling.Wait()
+	return told
+}
+
+func (r *Run) free() {
+	if r.release == nil {
+		return
+	}
+	release := r.release
+	r.release = nil
+	if err := guard(func() error { release(); return nil }); err != nil {
+		r.Logger().Error("the release function of ProvideContext panicked", "error", err)
+	}
+}
+
+// asTold reports whether an end means that the task did what it was told.
+func asTold(told, err error) bool {
+	return told != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, told) || isCause(err) ||
+		errors.Is(told, ErrTimedOut) && errors.Is(err, context.DeadlineExceeded))
+}
+
+func isCause(err error) bool { return strength(err) > 0 }
+
+// outcome decides what a run's end means, and makes the batch item that says so.
+func (e *engine) outcome(r *Run, told, err error) *store.Leave {
+	var failure *Failure
+	switch {
+	case told == ErrRestarted:
+		return r.back("restarted", []string{"attempt", "0"})
+	case errors.Is(err, ErrDone):
+		return r.final(StateEnded, nil)
+	case asTold(told, err):
+		return e.obeyed(r, told)
+	case err == nil:
+		return r.final(StateEnded, nil)
+	case err == errUnknownName:
+		return e.unknownName(r)
+	case errors.As(err, &failure):
+		return r.final(StateError, err)
+	default:
+		return e.exception(r, err)
+	}
+}
+
+func (e *engine) obeyed(r *Run, told error) *store.Leave {
+	switch told {
+	case ErrStopped:
+		return r.final(StateStopped, nil)
+	case ErrTimedOut:
+		return e.exception(r, fmt.Errorf("%w of %s", ErrTimedOut, r.entry.options.Timeout))
+	case ErrLeaseLost:
+		return r.back("lease lost", r.uncountedAttempt())
+	case ErrReloaded:
+		return r.back("reloaded", r.uncountedAttempt())
+	default:
+		return r.back("shutdown", r.uncountedAttempt())
+	}
+}
+
+// uncountedAttempt: the claim counted this run; one that was cut short does not count.
+func (r *Run) uncountedAttempt() []string {
+	return []string{"attempt", strconv.Itoa(max(0, r.attempt-1))}
+}
+
+func (r *Run) back(reason string, fields []string) *store.Leave {
+	if r.local {
+		return &store.Leave{State: "REMOVED", Event: r.lastEvent(reasonData(reason))}
+	}
+	return &store.Leave{State: string(StateWait), Event: r.lastEvent(reasonData(reason)), Keep: r.keep, Fields: fields}
+}
+
+func (r *Run) final(state State, err error) *store.Leave {
+	r.mu.Lock()
+	output := r.output
+	r.mu.Unlock()
+	leave := &store.Leave{State: string(state), Keep: r.keep}
+	var data []byte
+	if output != nil {
+		leave.Fields = append(leave.Fields, "output", string(output))
+	}
+	if state == StateEnded {
+		data = output
+	}
+	if err != nil {
+		text := truncate(err.Error(), maxErrorText)
+		leave.Fields = append(leave.Fields, "error", text)
+		data = errorData(text)
+		if p, ok := errors.AsType[*PanicError](err); ok {
+			leave.Fields = append(leave.Fields, "stack", truncate(string(p.Stack), maxErrorText))
+		}
+	}
+	if r.local {
+		leave.State = "REMOVED"
+	}
+	leave.Event = r.lastEvent(data)
+	return leave
+}
+
+// exception logs the unexpected and lets the application's handlers see it.
+func (e *engine) exception(r *Run, err error) *store.Leave {
+	attrs := []any{"error", truncate(err.Error(), maxErrorText)}
+	if p, ok := errors.AsType[*PanicError](err); ok {
+		attrs = append(attrs, "stack", string(p.Stack))
+	}
+	r.Logger().Error("task ended in EXCEPTION", attrs...)
+	for _, handle := range e.options.OnException {
+		fault := guard(func() error { handle(context.WithoutCancel(r.ctx), r, err); return nil })
+		if fault != nil {
+			r.Logger().Error("an exception handler panicked", "error", fault)
+		}
+	}
+	return r.final(StateException, err)
+}
+
+// unknownDelay is how long a task waits that this runner cannot run and another one can.
+const unknownDelay = time.Second
+
+// unknownName gives a task back while any live runner has its name; during a deploy that is the usual case. If nobody has it, it is a
+// mistake that someone must see.
+func (e *engine) unknownName(r *Run) *store.Leave {
+	names := map[string]bool{}
+	runners, err := e.queue.Runners(r.base)
+	for i := range runners {
+		if runners[i].LeaseEnd > e.now() {
+			for _, name := range runners[i].Names {
+				names[name] = true
+			}
+		}
+	}
+	if err != nil || names[r.name] {
+		return &store.Leave{
+			State: string(StateScheduled), Delay: unknownDelay.Milliseconds(), Keep: r.keep, Fields: r.uncountedAttempt(),
+			Event: r.lastEvent(reasonData("no such task on runner " + e.runnerID)),
+		}
+	}
+	text := fmt.Sprintf("no runner of queue %q knows a task named %q", e.queue.Name(), truncate(r.name, 200))
+	if near := nearest(r.name, slices.Sorted(maps.Keys(names))); near != "" {
+		text += fmt.Sprintf("; did you mean %q?", near)
+	}
+	return e.exception(r, errors.New(text))
+}
+
+// goroutineOf finds the stack of the goroutine that runs a task, by its profiler label.
+func goroutineOf(id string) string {
+	var profile bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
+		return "unknown: " + err.Error()
+	}
+	label := []byte(strconv.Quote("redtask_id") + ":" + strconv.Quote(id))
+	for stack := range bytes.SplitSeq(profile.Bytes(), []byte("\n\n")) {
+		if bytes.Contains(stack, label) {
+			return truncate(string(stack), maxErrorText)
+		}
+	}
+	return "unknown: the goroutine is gone"
+}

@@ -1,0 +1,111 @@
+package redtask
+
+import (
+	"context"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// fetcher waits in Redis, on a connection of its own, while the line is empty. The ID that wakes it is in this runner's inbox, where
+// the next claim takes it from.
+type fetcher struct {
+	engine *engine
+	idle   chan struct{} // capacity 1: the line is empty, wait for work
+	open   bool          // a call was cut off: an ID may still arrive in the inbox. Read after Serve returned
+}
+
+func newFetcher(e *engine) *fetcher { return &fetcher{engine: e, idle: make(chan struct{}, 1)} }
+
+// await asks for a signal when tasks are in line.
+func (f *fetcher) await() {
+	select {
+	case f.idle <- struct{}{}:
+	default:
+	}
+}
+
+// blockFor is how long one call blocks: a slow poll behind the push. The server forgets a cut-off call after it, so it must be less than a
+// lease: then whoever takes over this runner's inbox finds what such a call put there.
+func (f *fetcher) blockFor() time.Duration { return min(5*time.Second, f.engine.options.Lease/2) }
+
+// Serve runs until ctx ends.
+func (f *fetcher) Serve(ctx context.Context) {
+	for attempt := 0; ; attempt++ {
+		blocker, err := f.engine.queue.NewBlocker(ctx, f.engine.runnerID)
+		if err == nil {
+			attempt = 0
+			err = f.serve(ctx, blocker)
+			_ = blocker.Close() // what failed was said already
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		f.engine.logger.Warn("could not wait for tasks; it connects again", "error", err)
+		f.engine.committer.lookAgain() // the cut-off call may have moved an ID
+		if !pause(ctx, backoff(attempt)) {
+			return
+		}
+	}
+}
+
+func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.idle:
+		}
+		for {
+			found, err := f.wait(ctx, blocker)
+			if err != nil {
+				return err
+			}
+			if found {
+				f.engine.committer.lookAgain()
+				break
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+		}
+	}
+}
+
+// wait blocks until work is there. When ctx ends it asks the server to end the call, so that the answer says for certain whether an ID
+// was moved, and cuts the connection if that does not work.
+func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) (bool, error) {
+	returned := make(chan struct{})
+	interrupted := make(chan struct{})
+	go func() {
+		defer close(interrupted)
+		select {
+		case <-returned:
+		case <-ctx.Done():
+			f.interrupt(blocker, returned)
+		}
+	}()
+	found, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
+	close(returned)
+	<-interrupted
+	if ctx.Err() != nil && err != nil {
+		f.open = true
+	}
+	return found, err
+}
+
+func (f *fetcher) interrupt(blocker *store.Blocker, returned <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	// Again and again, because the first may come just before the call blocks.
+	for blocker.Interrupt(ctx) {
+		select {
+		case <-returned:
+			return
+		case <-tick.C:
+		}
+	}
+	_ = blocker.Close() // the blocked call returns with the error of this
+}

@@ -1,0 +1,209 @@
+// Package redistest starts real redis-server processes for tests, on free loopback ports, and kills, restarts and freezes them.
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is one redis-server process.
+type Server struct {
+	Addr string
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+}
+
+// Binary finds redis-server. Without one the test is skipped, but in CI (the variable CI is set) it fails.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("CI needs a redis-server in PATH: apt-get install -y redis-server")
+		}
+		t.Skip("no redis-server in PATH: install it to run the tests on real Redis")
+	}
+	return path
+}
+
+// Start starts a server that ends with the test; args are further options of redis-server.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s, err := start(Binary(t), t.TempDir(), args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// Shared starts a server for a whole TestMain; nil without a redis-server. The function ends it.
+func Shared() (*Server, func()) {
+	binary, err := exec.LookPath("redis-server")
+	if err != nil {
+		return nil, func() {}
+	}
+	dir, err := os.MkdirTemp("", "redistest")
+	if err != nil {
+		panic(err)
+	}
+	s, err := start(binary, dir, nil)
+	if err != nil {
+		panic(err)
+	}
+	return s, func() {
+		s.Kill()
+		_ = os.RemoveAll(dir)
+	}
+}
+
+func start(binary, dir string, args []string) (*Server, error) {
+	var last error
+	for range 5 { // another process may take the port between our look and the server's bind
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, args: append([]string{
+			binary, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
+		}, args...)}
+		if last = s.launch(); last == nil {
+			return s, nil
+		}
+	}
+	return nil, last
+}
+
+// freePort leaves room for a cluster bus port, which is 10,000 higher.
+func freePort() (int, error) {
+	for {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
+		port := listener.Addr().(*net.TCPAddr).Port
+		_ = listener.Close()
+		if port < 55_000 {
+			return port, nil
+		}
+	}
+}
+
+func (s *Server) launch() error {
+	logPath := filepath.Join(s.dir, "log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	s.cmd = exec.Command(s.args[0], s.args[1:]...)
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	if err := s.awaitReady(); err != nil {
+		s.Kill()
+		text, _ := os.ReadFile(logPath)
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return nil
+}
+
+func (s *Server) awaitReady() error {
+	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer client.Close()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		info, err := client.Info(context.Background(), "server").Result()
+		if err == nil {
+			if !strings.Contains(info, fmt.Sprintf("process_id:%d\r", s.cmd.Process.Pid)) {
+				return fmt.Errorf("another redis-server has %s", s.Addr)
+			}
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("redis-server at %s: %w", s.Addr, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Kill ends the server as kill -9 does.
+func (s *Server) Kill() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	s.cmd = nil
+}
+
+// Restart starts a killed server again at its address.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.Kill()
+	if err := s.launch(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Freeze stops the process without closing its connections, as a network that swallows packets would; Thaw continues it.
+func (s *Server) Freeze(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+
+func (s *Server) Thaw(t testing.TB) { s.signal(t, syscall.SIGCONT) }
+
+func (s *Server) signal(t testing.TB, signal os.Signal) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Client connects to the server until the test ends.
+func (s *Server) Client(t testing.TB) *redis.Client {
+	client := redis.NewClient(&redis.Options{Addr: s.Addr})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Cluster starts a Redis Cluster of three masters and returns their addresses.
+func Cluster(t testing.TB) []string {
+	t.Helper()
+	var addrs []string
+	for range 3 {
+		s := Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+		addrs = append(addrs, s.Addr)
+	}
+	out, err := exec.Command("redis-cli", append([]string{"--cluster", "create", "--cluster-yes"}, addrs...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("create cluster: %v: %s", err, out)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for _, addr := range addrs {
+		client := redis.NewClient(&redis.Options{Addr: addr})
+		for {
+			info, err := client.ClusterInfo(context.Background()).Result()
+			if err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_size:3") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("cluster node %s is not ready: %v: %s", addr, err, info)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		_ = client.Close()
+	}
+	return addrs
+}

@@ -1,0 +1,47 @@
+package redtask
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+type greeting struct {
+	Text string `json:"text"`
+}
+
+func TestEnds(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/out", FuncOut(func(_ context.Context, in greeting) (string, error) { return "hello " + in.Text, nil }))
+		registry.Register("test/fail", Func(func(context.Context, greeting) error { return fmt.Errorf("outer: %w", Failf("no %s", "milk")) }))
+		registry.Register("test/other", Func(func(context.Context, greeting) error { return errors.New("surprise") }))
+		registry.Register("test/panic", Func(func(context.Context, greeting) error { panic("boom") }))
+		e.runner(t, registry, nil)
+		client := e.client(t)
+
+		ended := wait(t, client, start(t, client, "test/out", greeting{"world"}))
+		require.Equal(t, StateEnded, ended.State)
+		require.JSONEq(t, `"hello world"`, string(ended.Output))
+		require.Equal(t, 1, ended.Attempt)
+		require.False(t, ended.EndedAt.Before(ended.StartedAt))
+		require.False(t, ended.CreatedAt.IsZero())
+
+		failed := wait(t, client, start(t, client, "test/fail", nil))
+		require.Equal(t, StateError, failed.State)
+		require.Equal(t, "outer: no milk", failed.Error)
+
+		other := wait(t, client, start(t, client, "test/other", nil))
+		require.Equal(t, StateException, other.State)
+		require.Equal(t, "surprise", other.Error)
+		require.Empty(t, other.Stack)
+
+		panicked := wait(t, client, start(t, client, "test/panic", nil))
+		require.Equal(t, StateException, panicked.State)
+		require.Equal(t, "panic: boom", panicked.Error)
+		require.Contains(t, panicked.Stack, "life_test.go")
+	})
+}

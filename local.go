@@ -1,0 +1,126 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// StartLocal runs a registered task as part of this runner: it takes no slot, is listed in Redis while it runs, is not moved when the
+// runner goes, and leaves no record. It returns the task's ID once it runs; ctx bounds only the wait for that. It runs again after a
+// pause when it fails, and at once when the runner had lost its lease; it ends when it returns nil or is stopped. data is encoded as JSON.
+func (r *Runner) StartLocal(ctx context.Context, queue, task string, data any) (string, error) {
+	encoded, err := encode("data", data)
+	if err != nil {
+		return "", err
+	}
+	e, err := r.engineOf(queue)
+	if err != nil {
+		return "", err
+	}
+	if e.entries[task] == nil {
+		return "", fmt.Errorf("%w: local task %q: this runner has no such task", ErrInvalid, task)
+	}
+	id := newID()
+	running := make(chan struct{}, 1)
+	if !e.startLocal(&localTask{engine: e, id: id, name: task, data: encoded, running: running}) {
+		return "", fmt.Errorf("redtask: local task %q: the runner is shutting down", task)
+	}
+	select {
+	case <-running:
+		return id, nil
+	case <-ctx.Done():
+		return id, fmt.Errorf("redtask: local task %q, ID %s: not running yet: %w", task, id, context.Cause(ctx))
+	}
+}
+
+type localTask struct {
+	engine   *engine
+	id, name string
+	data     json.RawMessage
+	running  chan struct{} // capacity 1
+}
+
+// startLocal refuses once the engine drains: shutdown waits for exactly those that were there.
+func (e *engine) startLocal(l *localTask) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining.Load() {
+		return false
+	}
+	e.locals.Add(1)
+	go func() {
+		defer e.locals.Done()
+		l.supervise(e.localContext)
+	}()
+	return true
+}
+
+// supervise runs the task until it is through, or ctx ends.
+func (l *localTask) supervise(ctx context.Context) {
+	for failures := 0; ; failures++ {
+		err := l.runOnce(ctx)
+		switch {
+		case ctx.Err() != nil || err == nil || errors.Is(err, ErrStopped):
+			return
+		case err == ErrLeaseLost, err == ErrRestarted:
+			failures = 0
+			continue
+		}
+		l.engine.logger.Error("a local task failed; it runs again", "task", l.name, "id", l.id, "error", err)
+		if !pause(ctx, backoff(failures+4)) {
+			return
+		}
+	}
+}
+
+func (l *localTask) runOnce(ctx context.Context) error {
+	e := l.engine
+	if err := e.lease.await(ctx); err != nil {
+		return err
+	}
+	r, err := l.adopt(ctx)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { r.tell(ErrShutdown) })
+	defer stop()
+	select {
+	case l.running <- struct{}{}:
+	default:
+	}
+	return e.execute(r, false)
+}
+
+// adopt lists the task in Redis, between two batches: comparing what we own never sees it half listed.
+func (l *localTask) adopt(ctx context.Context) (*Run, error) {
+	type adopted struct {
+		run *Run
+		err error
+	}
+	result := make(chan adopted, 1)
+	e := l.engine
+	e.committer.do(func(ctx context.Context) {
+		epoch, err := e.queue.Adopt(ctx, e.runnerID, l.id, l.name, string(l.data))
+		switch {
+		case err != nil:
+			result <- adopted{err: err}
+		case epoch == 0:
+			result <- adopted{err: ErrLeaseLost}
+		default:
+			r := e.newRun(&store.Claim{ID: l.id, Task: l.name, Data: string(l.data), Epoch: epoch, Attempt: 1})
+			r.local = true
+			e.add(r)
+			result <- adopted{run: r}
+		}
+	})
+	select {
+	case a := <-result:
+		return a.run, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}

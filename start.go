@@ -1,0 +1,205 @@
+package redtask
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// StartOptions are what one start says beyond name and data. The zero value works.
+type StartOptions struct {
+	// ID is the task's own ID: at most [MaxID] bytes, without control characters. An ID that is waiting or running is refused with a
+	// [*ConflictError] that is [ErrExists]; a final one is started anew, its old record gone. Default: a new random ID.
+	ID string
+	// Keep keeps the record of the final task from cleanup. Default false.
+	Keep bool
+}
+
+// StartRequest is one task for [Client.StartMany].
+type StartRequest struct {
+	Task string // its name
+	Data any    // encoded as JSON, at most MaxData bytes
+	StartOptions
+}
+
+// Start puts a task in line and returns its ID. data is encoded as JSON, at most [MaxData] bytes; a json.RawMessage goes as it is. Once
+// Start returned nil the task is kept until it reaches a final state. Calls from many goroutines share round trips.
+func (c *Client) Start(ctx context.Context, task string, data any) (string, error) {
+	return c.StartWith(ctx, task, data, StartOptions{})
+}
+
+// StartWith is [Client.Start] with options.
+func (c *Client) StartWith(ctx context.Context, task string, data any, options StartOptions) (string, error) {
+	new, err := newTask(&StartRequest{Task: task, Data: data, StartOptions: options})
+	if err != nil {
+		return "", err
+	}
+	if err := c.announce(ctx); err != nil {
+		return "", err
+	}
+	if err := c.starter.start(ctx, new); err != nil {
+		return "", err
+	}
+	return new.ID, nil
+}
+
+// StartMany puts many tasks in line, in bulk, and returns their IDs in the order of the requests. A bad request is refused before any is
+// started. After another error the IDs tell which were started: a task that was not, or of which that is not known, has "".
+func (c *Client) StartMany(ctx context.Context, requests []StartRequest) ([]string, error) {
+	tasks := make([]store.NewTask, len(requests))
+	var faults []error
+	for i := range requests {
+		task, err := newTask(&requests[i])
+		if err != nil {
+			faults = append(faults, fmt.Errorf("request %d: %w", i, err))
+			continue
+		}
+		tasks[i] = *task
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	if err := c.announce(ctx); err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(tasks))
+	for from := 0; from < len(tasks); {
+		to := chunk(tasks, from)
+		results, err := c.queue.Start(ctx, tasks[from:to])
+		if err != nil {
+			return ids, errors.Join(append(faults, public(err))...)
+		}
+		for i, fault := range results {
+			if fault != nil {
+				faults = append(faults, public(fault))
+				continue
+			}
+			ids[from+i] = tasks[from+i].ID
+		}
+		from = to
+	}
+	return ids, errors.Join(faults...)
+}
+
+const (
+	maxStartBatch = 128
+	maxStartBytes = 1 << 20
+)
+
+// chunk returns where a batch that begins at from ends: small enough to hold Redis for about a millisecond.
+func chunk(tasks []store.NewTask, from int) int {
+	size, to := 0, from
+	for to < len(tasks) && to-from < maxStartBatch && (to == from || size+len(tasks[to].Data) <= maxStartBytes) {
+		size += len(tasks[to].Data)
+		to++
+	}
+	return to
+}
+
+func newTask(request *StartRequest) (*store.NewTask, error) {
+	if err := checkName(request.Task); err != nil {
+		return nil, err
+	}
+	data, err := encode("data", request.Data)
+	if err != nil {
+		return nil, fmt.Errorf("task %s: %w", request.Task, err)
+	}
+	task := &store.NewTask{ID: request.ID, Task: request.Task, Data: string(data), Keep: request.Keep}
+	if task.ID == "" {
+		task.ID = newID()
+		return task, nil
+	}
+	task.Nonce = newID()
+	return task, checkID(task.ID)
+}
+
+// newID draws 75 random bits in 15 letters and digits: short enough for Redis' compact encodings, and no two in a lifetime.
+func newID() string {
+	const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+	var id [15]byte
+	high, low := rand.Uint64(), rand.Uint64()
+	for i := range id {
+		if i == 8 {
+			high = low
+		}
+		id[i] = alphabet[high&31]
+		high >>= 5
+	}
+	return string(id[:])
+}
+
+// starter is group commit for Start: while one call is under way the next batch collects, and one of those who wait for it sends it.
+type starter struct {
+	client *Client
+
+	mu      sync.Mutex
+	waiting []*starting
+	sending bool
+}
+
+type starting struct {
+	task *store.NewTask
+	done chan error // capacity 1
+}
+
+// start queues a task; whoever finds nobody sending becomes the sender, until the batch with its own task has been sent.
+func (s *starter) start(ctx context.Context, task *store.NewTask) error {
+	mine := &starting{task: task, done: make(chan error, 1)}
+	s.mu.Lock()
+	s.waiting = append(s.waiting, mine)
+	lead := !s.sending
+	s.sending = true
+	s.mu.Unlock()
+	if lead {
+		// The batch holds the tasks of others: it must not die with this caller's ctx.
+		go s.send(context.WithoutCancel(ctx))
+	}
+	select {
+	case err := <-mine.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("redtask: start task %s, ID %s: redis did not answer; it may be started all the same: %w", task.Task, task.ID, context.Cause(ctx))
+	}
+}
+
+// send sends batches until nobody waits.
+func (s *starter) send(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		n := min(len(s.waiting), maxStartBatch)
+		batch := s.waiting[:n:n]
+		s.waiting = s.waiting[n:]
+		if n == 0 {
+			s.waiting, s.sending = nil, false
+		}
+		s.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		s.sendBatch(ctx, batch)
+	}
+}
+
+func (s *starter) sendBatch(ctx context.Context, batch []*starting) {
+	tasks := make([]store.NewTask, len(batch))
+	for i, b := range batch {
+		tasks[i] = *b.task
+	}
+	for from := 0; from < len(tasks); {
+		to := chunk(tasks, from)
+		results, err := s.client.queue.Start(ctx, tasks[from:to])
+		for i := from; i < to; i++ {
+			switch {
+			case err != nil:
+				batch[i].done <- public(err)
+			default:
+				batch[i].done <- public(results[i-from])
+			}
+		}
+		from = to
+	}
+}

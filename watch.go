@@ -1,0 +1,211 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+const watchBuffer = 1024
+
+// Watch returns the events of one task from now on, in order, once Redis has confirmed that it will send them: an event after that is
+// not missed. The loop ends after the task's final event, or with ctx. If the task is final already, that is the only event; if it
+// does not exist yet, Watch waits for it.
+//
+//	events, err := client.Watch(ctx, id)
+//	for event := range events { // check err first
+//		fmt.Println(event.Event, string(event.Data))
+//	}
+//
+// Watch reconnects by itself. Where events may be missing, after that or because the loop was too slow for its buffer of 1,024 events,
+// it yields [EventGap]. The events may be ranged over once; leaving the loop or the end of ctx frees the connection.
+func (c *Client) Watch(ctx context.Context, id string) (iter.Seq[Event], error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	return c.watch(ctx, id)
+}
+
+// WatchQueue is [Client.Watch] for all tasks of the queue. Its loop ends with ctx only.
+func (c *Client) WatchQueue(ctx context.Context) (iter.Seq[Event], error) { return c.watch(ctx, "") }
+
+func (c *Client) watch(ctx context.Context, id string) (iter.Seq[Event], error) {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &watcher{queue: c.queue, id: id, events: make(chan Event, watchBuffer), seen: map[string]position{}}
+	subscription, err := c.queue.SubscribeEvents(ctx, id)
+	if err != nil {
+		cancel()
+		return nil, public(err)
+	}
+	go func() {
+		defer close(w.events)
+		w.serve(ctx, subscription)
+	}()
+	return func(yield func(Event) bool) {
+		defer cancel()
+		for event := range w.events {
+			if !yield(event) || id != "" && event.final() {
+				break
+			}
+		}
+		cancel()
+		for range w.events { // until the watcher has ended: whoever leaves the loop leaves no goroutine
+		}
+	}, nil
+}
+
+// watcher reads one subscription after the other into a bounded buffer: it must never stop reading, since the server would keep what is
+// unread.
+type watcher struct {
+	queue  *store.Queue
+	id     string
+	events chan Event
+	seen   map[string]position // of a single task, or of all of a queue that are not final
+	lost   bool                // an event did not fit in the buffer
+}
+
+// position is the last event seen of a task.
+type position struct{ epoch, seq int64 }
+
+func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
+	last := w.checkRecord(ctx)
+	for last == nil {
+		var err error
+		last, err = w.read(ctx, subscription)
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		_ = subscription.Close() // what failed is why we are here
+		if subscription = w.reconnect(ctx); subscription == nil {
+			return
+		}
+		clear(w.seen)
+		w.put(Event{Event: EventGap, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()})
+		last = w.checkRecord(ctx)
+	}
+	_ = subscription.Close() // it is not read any more
+	if last != nil {
+		w.showGap(last)
+		select { // the end must not be lost in a full buffer, and nothing is held up by waiting now
+		case w.events <- *last:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (w *watcher) reconnect(ctx context.Context) *store.Subscription {
+	for attempt := 0; pause(ctx, backoff(attempt)); attempt++ {
+		subscription, err := w.queue.SubscribeEvents(ctx, w.id)
+		if err == nil {
+			return subscription
+		}
+	}
+	return nil
+}
+
+// read puts messages into the buffer, and returns the final event of a single task.
+func (w *watcher) read(ctx context.Context, subscription *store.Subscription) (*Event, error) {
+	for {
+		message, err := subscription.Next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if message == nil { // silence: look whether the end was missed
+			if last := w.checkRecord(ctx); last != nil {
+				return last, nil
+			}
+			continue
+		}
+		var event Event
+		if json.Unmarshal([]byte(message.Payload), &event) != nil || event.Event == "" {
+			continue // not one of ours: anyone may publish
+		}
+		if w.repeated(&event) {
+			continue
+		}
+		if w.id != "" && event.final() {
+			return &event, nil
+		}
+		w.put(event)
+	}
+}
+
+// repeated drops what was published twice because a reply was lost, and marks holes.
+func (w *watcher) repeated(event *Event) bool {
+	last, known := w.seen[event.ID]
+	if event.Epoch < last.epoch || event.Epoch == last.epoch && event.Seq <= last.seq {
+		return event.Epoch != 0 // an event without an epoch is not ours to judge
+	}
+	if known && (event.Epoch == last.epoch && event.Seq != last.seq+1 || event.Epoch > last.epoch && event.Seq > 1) {
+		w.lost = true
+	}
+	if event.final() && w.id == "" {
+		delete(w.seen, event.ID)
+	} else {
+		w.seen[event.ID] = position{event.Epoch, event.Seq}
+	}
+	return false
+}
+
+// put never blocks: a full buffer loses the event and shows a gap as soon as there is room.
+func (w *watcher) put(event Event) {
+	w.showGap(&event)
+	select {
+	case w.events <- event:
+	default:
+		w.lost = true
+	}
+}
+
+func (w *watcher) showGap(before *Event) {
+	if w.lost && len(w.events) < cap(w.events)-1 {
+		w.lost = false
+		w.events <- Event{Event: EventGap, ID: before.ID, Data: json.RawMessage("null"), At: before.At}
+	}
+}
+
+// checkRecord returns the final event of a single task that is final in Redis: it may have come before the watch, or been lost.
+func (w *watcher) checkRecord(ctx context.Context) *Event {
+	if w.id == "" {
+		return nil
+	}
+	hash, err := w.queue.Get(ctx, w.id)
+	if errors.Is(err, ErrNotFound) {
+		if _, known := w.seen[w.id]; known {
+			return &Event{Event: EventRemoved, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()}
+		}
+		return nil // it may come yet
+	}
+	if err != nil {
+		return nil // Redis is away: the subscription will say so
+	}
+	return finalEvent(newRecord(w.queue.Name(), w.id, hash))
+}
+
+// finalEvent makes the event of a final record again; nil if it is not final.
+func finalEvent(r *Record) *Event {
+	if !r.State.Final() {
+		return nil
+	}
+	event := &Event{
+		Event: strings.ToLower(string(r.State)), ID: r.ID, Task: r.Task, Epoch: r.Epoch, At: r.EndedAt.UnixMilli(), Data: json.RawMessage("null"),
+	}
+	switch {
+	case r.State == StateEnded && r.Output != nil:
+		event.Data = r.Output
+	case r.State == StateError || r.State == StateException:
+		event.Data = errorData(r.Error)
+	}
+	return event
+}
+
+// String is for people: `12:00:00.000 42 app/hello ended "hi"`.
+func (e *Event) String() string {
+	return fmt.Sprintf("%s %s %s %s %s", e.Time().Format("15:04:05.000"), e.ID, e.Task, e.Event, e.Data)
+}
