@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Blocker waits for work in Redis on a connection of its own: not one of the user's pool, which waiting runners would drain.
@@ -27,6 +28,9 @@ func (q *Queue) NewBlocker(ctx context.Context, runner string) (*Blocker, error)
 	}
 	options.PoolSize, options.MinIdleConns, options.MaxActiveConns = 2, 0, 2 // one blocks, one interrupts it
 	options.MaxRetries = -1                                                  // a retried BLMOVE would take a second ID
+	// Handlers for a server's maintenance pushes belong to the user's client; this one reconnects anyway.
+	options.PushNotificationProcessor = nil
+	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(options)
 	b := &Blocker{client: client, conn: client.Conn(), wait: q.keys.wait, inbox: q.keys.inbox(runner)}
 	if err := b.conn.Ping(ctx).Err(); err != nil {

@@ -52,7 +52,7 @@ func (b *Batch) Leave(id, member string, leave *Leave) {
 		index = "STOPPED" // where it is listed if a pending stop wins
 	}
 	args := make([]any, 0, 4+len(leave.Fields))
-	args = append(args, leave.State, leave.Delay, leave.Event, indexOf(index, leave.Keep))
+	args = append(args, leave.State, leave.Delay, indexOf(index, leave.Keep), leave.Event)
 	b.fenced("leave", id, member, append(args, anys(leave.Fields)...)...)
 }
 
