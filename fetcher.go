@@ -27,7 +27,9 @@ func (f *fetcher) await() {
 
 // blockFor is how long one call blocks: a slow poll behind the push. The server forgets a cut-off call after it, so it must be less than a
 // lease: then whoever takes over this runner's inbox finds what such a call put there.
-func (f *fetcher) blockFor() time.Duration { return min(5*time.Second, f.engine.options.Lease/2) }
+func (f *fetcher) blockFor() time.Duration {
+	return max(time.Second, min(5*time.Second, f.engine.options.Lease/2)) // whole seconds are what go-redis can send
+}
 
 // Serve runs until ctx ends.
 func (f *fetcher) Serve(ctx context.Context) {

@@ -101,20 +101,20 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 		run *Run
 		err error
 	}
-	result := make(chan adopted, 1)
+	result := make(chan adopted)
 	e := l.engine
-	e.committer.do(func(ctx context.Context) {
-		epoch, err := e.queue.Adopt(ctx, e.runnerID, l.id, l.name, string(l.data))
-		switch {
-		case err != nil:
-			result <- adopted{err: err}
-		case epoch == 0:
-			result <- adopted{err: ErrLeaseLost}
-		default:
-			r := e.newRun(&store.Claim{ID: l.id, Task: l.name, Data: string(l.data), Epoch: epoch, Attempt: 1})
-			r.local = true
-			e.add(r)
-			result <- adopted{run: r}
+	e.committer.do(func(callCtx context.Context) {
+		r, err := l.list(callCtx)
+		select {
+		case result <- adopted{r, err}:
+			if r != nil {
+				e.add(r)
+			}
+		case <-ctx.Done():
+			if r != nil { // nobody will run it
+				r.cancel(ErrShutdown)
+				e.committer.leave(r, r.back("shutdown", nil))
+			}
 		}
 	})
 	select {
@@ -123,4 +123,18 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+func (l *localTask) list(ctx context.Context) (*Run, error) {
+	e := l.engine
+	epoch, err := e.queue.Adopt(ctx, e.runnerID, l.id, l.name, string(l.data))
+	if err != nil {
+		return nil, err
+	}
+	if epoch == 0 {
+		return nil, ErrLeaseLost
+	}
+	r := e.newRun(&store.Claim{ID: l.id, Task: l.name, Data: string(l.data), Epoch: epoch, Attempt: 1})
+	r.local = true
+	return r, nil
 }

@@ -29,7 +29,7 @@ type RunnerOptions struct {
 	// since a running task costs Redis nothing. Default {"default": 100}.
 	Queues map[string]int
 
-	// Lease is how long this runner's tasks stay its own without a sign of life from it; then others take them over. At least 300 ms.
+	// Lease is how long this runner's tasks stay its own without a sign of life from it; then others take them over. At least 1.5 s.
 	// Default 15 s.
 	Lease time.Duration
 	// RenewInterval is the time between two signs of life. Default a third of Lease.
@@ -63,6 +63,9 @@ type RunnerOptions struct {
 
 	hooks hooks
 }
+
+// minLease is more than the shortest time that a call can block in Redis; see fetcher.blockFor.
+const minLease = 1500 * time.Millisecond
 
 // NoGrace as [RunnerOptions.Grace] cancels tasks at once at shutdown.
 const NoGrace time.Duration = -1
@@ -145,8 +148,8 @@ func (o *RunnerOptions) validate() error {
 			add("queue %q: %d tasks at once: use at least 1", queue, n)
 		}
 	}
-	if o.Lease < 300*time.Millisecond {
-		add("Lease %s: use at least 300ms", o.Lease)
+	if o.Lease < minLease {
+		add("Lease %s: use at least %s", o.Lease, minLease)
 	}
 	if o.RenewInterval <= 0 || o.SafetyMargin <= 0 || o.RenewInterval+o.SafetyMargin >= o.Lease {
 		add("RenewInterval %s and SafetyMargin %s must be positive, and together less than Lease %s", o.RenewInterval, o.SafetyMargin, o.Lease)
