@@ -87,8 +87,13 @@ func (e *engine) unregister(ctx context.Context) error {
 	if !e.lease.isHeld() {
 		return nil
 	}
-	if _, err := e.queue.Unregister(ctx, e.runnerID, e.fetcher.open); err != nil {
-		return fmt.Errorf("redtask: queue %q: could not give up the lease; it ends by itself: %w", e.queue.Name(), err)
+	for attempt := 0; ; attempt++ { // a lost answer is asked for again: what is gone is gone
+		_, err := e.queue.Unregister(ctx, e.runnerID, e.fetcher.open)
+		if err == nil {
+			return nil
+		}
+		if !pause(ctx, backoff(attempt)) {
+			return fmt.Errorf("redtask: queue %q: could not give up the lease; it ends by itself: %w", e.queue.Name(), err)
+		}
 	}
-	return nil
 }

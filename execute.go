@@ -273,7 +273,9 @@ const unknownDelay = time.Second
 // mistake that someone must see.
 func (e *engine) unknownName(r *Run) *store.Leave {
 	names := map[string]bool{}
-	runners, err := e.queue.Runners(r.base)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.base), unknownDelay) // the run is over, its ctx cancelled
+	defer cancel()
+	runners, err := e.queue.Runners(ctx)
 	for i := range runners {
 		if runners[i].LeaseEnd > e.now() {
 			for _, name := range runners[i].Names {

@@ -45,3 +45,36 @@ func TestEnds(t *testing.T) {
 		require.Contains(t, panicked.Stack, "life_test.go")
 	})
 }
+
+func TestUnknownName(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/greet", Func(func(context.Context, any) error { return nil }))
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		record := wait(t, client, start(t, client, "test/great", nil))
+		require.Equal(t, StateException, record.State)
+		require.Contains(t, record.Error, `did you mean "test/greet"?`)
+	})
+}
+
+// During a deploy another runner has the name: the task goes back until that one takes it.
+func TestUnknownNameThatAnotherRunnerHas(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		old := NewRegistry()
+		e.runner(t, old, nil)
+		client := e.client(t)
+		newer := NewRegistry()
+		newer.Register("test/new", Func(func(context.Context, any) error { return nil }))
+		e.runner(t, newer, nil)
+		eventually(t, "both registered", func() bool {
+			runners, err := client.Runners(testContext(t))
+			return err == nil && len(runners) == 2
+		})
+		for range 10 {
+			record := wait(t, client, start(t, client, "test/new", nil))
+			require.Equal(t, StateEnded, record.State)
+			require.Equal(t, 1, record.Attempt)
+		}
+	})
+}
