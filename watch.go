@@ -90,13 +90,25 @@ func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
 		last = w.checkRecord(ctx)
 	}
 	_ = subscription.Close() // it is not read any more
-	if last != nil {
-		w.showGap(last)
-		select { // the end must not be lost in a full buffer, and nothing is held up by waiting now
-		case w.events <- *last:
-		case <-ctx.Done():
-		}
+	if last == nil {
+		return
 	}
+	if w.lost {
+		w.deliver(ctx, gapBefore(last))
+	}
+	w.deliver(ctx, *last)
+}
+
+// deliver waits for room: the end must not be lost in a full buffer, and by then nothing is held up by waiting.
+func (w *watcher) deliver(ctx context.Context, event Event) {
+	select {
+	case w.events <- event:
+	case <-ctx.Done():
+	}
+}
+
+func gapBefore(event *Event) Event {
+	return Event{Event: EventGap, ID: event.ID, Data: json.RawMessage("null"), At: event.At}
 }
 
 func (w *watcher) reconnect(ctx context.Context) *store.Subscription {
@@ -155,18 +167,14 @@ func (w *watcher) repeated(event *Event) bool {
 
 // put never blocks: a full buffer loses the event and shows a gap as soon as there is room.
 func (w *watcher) put(event Event) {
-	w.showGap(&event)
+	if w.lost && len(w.events) < cap(w.events)-1 {
+		w.lost = false
+		w.events <- gapBefore(&event)
+	}
 	select {
 	case w.events <- event:
 	default:
 		w.lost = true
-	}
-}
-
-func (w *watcher) showGap(before *Event) {
-	if w.lost && len(w.events) < cap(w.events)-1 {
-		w.lost = false
-		w.events <- Event{Event: EventGap, ID: before.ID, Data: json.RawMessage("null"), At: before.At}
 	}
 }
 

@@ -1,0 +1,271 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestStartOwnID(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		own := StartOptions{ID: "invoice-7"}
+		id, err := client.StartWith(testContext(t), "test/x", 1, own)
+		require.NoError(t, err)
+		require.Equal(t, "invoice-7", id)
+		_, err = client.StartWith(testContext(t), "test/x", 2, own)
+		require.ErrorIs(t, err, ErrExists)
+		var conflict *ConflictError
+		require.ErrorAs(t, err, &conflict)
+		require.Equal(t, StateWait, conflict.State)
+		require.Equal(t, "invoice-7", conflict.ID)
+
+		require.NoError(t, client.Stop(testContext(t), id))
+		_, err = client.StartWith(testContext(t), "test/x", 3, own)
+		require.NoError(t, err, "a final one may be started again")
+		record, err := client.Get(testContext(t), id)
+		require.NoError(t, err)
+		require.Equal(t, StateWait, record.State)
+		require.JSONEq(t, "3", string(record.Data))
+		require.True(t, record.EndedAt.IsZero(), "the old record is gone")
+	})
+}
+
+func TestStartRefusesBadInput(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		for name, request := range map[string]StartRequest{
+			"no name":           {},
+			"name without app":  {Task: "sync"},
+			"name with space":   {Task: "app/a b"},
+			"long name":         {Task: "app/" + strings.Repeat("x", 200)},
+			"control character": {Task: "app/x", StartOptions: StartOptions{ID: "a\x01b"}},
+			"newline":           {Task: "app/x", StartOptions: StartOptions{ID: "a\n"}},
+			"broken UTF-8":      {Task: "app/x", StartOptions: StartOptions{ID: "\xff"}},
+			"long ID":           {Task: "app/x", StartOptions: StartOptions{ID: strings.Repeat("x", MaxID+1)}},
+			"big data":          {Task: "app/x", Data: strings.Repeat("x", MaxData)},
+			"no JSON":           {Task: "app/x", Data: make(chan int)},
+			"broken raw JSON":   {Task: "app/x", Data: json.RawMessage("{")},
+		} {
+			_, err := client.StartWith(testContext(t), request.Task, request.Data, request.StartOptions)
+			require.ErrorIs(t, err, ErrInvalid, name)
+			_, err = client.StartMany(testContext(t), []StartRequest{{Task: "app/good"}, request})
+			require.ErrorIs(t, err, ErrInvalid, name)
+			require.ErrorContains(t, err, "request 1", name)
+		}
+		require.Zero(t, e.rdb.Exists(t.Context(), e.key("wait")).Val(), "nothing was started")
+		_, err := client.Get(testContext(t), "")
+		require.ErrorIs(t, err, ErrInvalid)
+		for _, queue := range []string{"", "a{b", "a}b", "a b", "a\x00", strings.Repeat("q", MaxQueue+1)} {
+			_, err = client.In(queue).Start(testContext(t), "app/x", nil)
+			require.ErrorIs(t, err, ErrInvalid, queue)
+		}
+	})
+}
+
+func TestStartMany(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		requests := make([]StartRequest, 1000)
+		for i := range requests {
+			requests[i] = StartRequest{Task: "test/x", Data: i}
+		}
+		requests[500].ID = "taken"
+		_, err := client.StartWith(testContext(t), "test/x", nil, StartOptions{ID: "taken"})
+		require.NoError(t, err)
+		ids, err := client.StartMany(testContext(t), requests)
+		require.ErrorIs(t, err, ErrExists)
+		require.Len(t, ids, 1000)
+		require.Empty(t, ids[500])
+		require.NotEmpty(t, ids[499])
+		require.NotEmpty(t, ids[501], "one refused request refuses no other")
+		counts, err := client.Counts(testContext(t))
+		require.NoError(t, err)
+		require.EqualValues(t, 1000, counts.Wait)
+		record, err := client.Get(testContext(t), ids[999])
+		require.NoError(t, err)
+		require.JSONEq(t, "999", string(record.Data))
+	})
+}
+
+// Concurrent starts share round trips, and one caller's ctx ends only its own wait.
+func TestStartConcurrently(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		cancelled, cancel := context.WithCancel(t.Context())
+		cancel()
+		var wg sync.WaitGroup
+		ids := make([]string, 500)
+		for i := range ids {
+			wg.Go(func() {
+				ctx := testContext(t)
+				if i%10 == 0 {
+					ctx = cancelled
+				}
+				ids[i], _ = client.Start(ctx, "test/x", i)
+			})
+		}
+		wg.Wait()
+		seen := map[string]bool{}
+		for i, id := range ids {
+			if id != "" {
+				require.False(t, seen[id])
+				seen[id] = true
+				record, err := client.Get(testContext(t), id)
+				require.NoError(t, err)
+				require.JSONEq(t, fmt.Sprint(i), string(record.Data))
+			}
+		}
+		require.GreaterOrEqual(t, len(seen), 450)
+	})
+}
+
+func TestGetListCountsRemove(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		b := newBlocker()
+		registry := NewRegistry()
+		registry.Register("test/block", b.factory)
+		registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
+		registry.RegisterWith("test/keep", Func(func(context.Context, any) error { return nil }), TaskOptions{Keep: true})
+		client := e.client(t)
+		runner := e.runner(t, registry, func(o *RunnerOptions) { o.Queues = map[string]int{"default": 3}; o.Locals = []Local{} })
+		var ended []string
+		for range 25 {
+			id := start(t, client, "test/end", nil)
+			wait(t, client, id)
+			ended = append(ended, id)
+		}
+		kept := start(t, client, "test/keep", nil)
+		require.True(t, wait(t, client, kept).State == StateEnded)
+		for range 3 {
+			start(t, client, "test/block", nil)
+			receive(t, "run", b.running)
+		}
+		var waiting []string
+		for range 5 {
+			waiting = append(waiting, start(t, client, "test/end", nil))
+		}
+
+		counts, err := client.Counts(testContext(t))
+		require.NoError(t, err)
+		require.Equal(t, []int64{5, 3, 25, 1, 0}, []int64{counts.Wait, counts.Running, counts.Ended, counts.Kept, counts.Stopped})
+		require.Equal(t, waiting, listAll(t, client, ListOptions{State: StateWait, Limit: 2}))
+		require.Len(t, listAll(t, client, ListOptions{State: StateRunning, Limit: 2}), 3)
+		got := listAll(t, client, ListOptions{State: StateEnded, Limit: 10})
+		require.Len(t, got, 25)
+		require.ElementsMatch(t, ended, got)
+		require.Equal(t, []string{kept}, listAll(t, client, ListOptions{Kept: true}))
+		require.Empty(t, listAll(t, client, ListOptions{State: StateScheduled}))
+		_, err = client.List(testContext(t), ListOptions{State: "NONE"})
+		require.ErrorIs(t, err, ErrInvalid)
+		_, err = client.List(testContext(t), ListOptions{State: StateEnded, Limit: 5000})
+		require.ErrorIs(t, err, ErrInvalid)
+		_, err = client.List(testContext(t), ListOptions{State: StateEnded, Cursor: "x"})
+		require.ErrorContains(t, err, "no cursor")
+
+		runners, err := client.Runners(testContext(t))
+		require.NoError(t, err)
+		require.Len(t, runners, 1)
+		require.Equal(t, runner.ID(), runners[0].ID)
+		require.EqualValues(t, 3, runners[0].Running)
+		require.Contains(t, runners[0].Tasks, "test/block")
+		require.WithinDuration(t, time.Now().Add(15*time.Second), runners[0].LeaseEnd, 10*time.Second)
+		queues, err := client.Queues(testContext(t))
+		require.NoError(t, err)
+		require.Equal(t, []string{"default"}, queues)
+
+		require.NoError(t, client.Remove(testContext(t), ended[0]))
+		_, err = client.Get(testContext(t), ended[0])
+		require.ErrorIs(t, err, ErrNotFound)
+		require.NoError(t, client.Remove(testContext(t), waiting[0]))
+		running := listAll(t, client, ListOptions{State: StateRunning})
+		require.ErrorIs(t, client.Remove(testContext(t), running[0]), ErrRunning)
+	})
+}
+
+func listAll(t *testing.T, client *Client, options ListOptions) []string {
+	t.Helper()
+	var ids []string
+	for {
+		page, err := client.List(testContext(t), options)
+		require.NoError(t, err)
+		for _, task := range page.Tasks {
+			ids = append(ids, task.ID)
+		}
+		if page.Next == "" {
+			return ids
+		}
+		options.Cursor = page.Next
+	}
+}
+
+func TestQueuesAreApart(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		ran := make(chan string, 10)
+		registry := NewRegistry()
+		registry.Register("test/where", Func(func(ctx context.Context, _ any) error { ran <- FromContext(ctx).Queue(); return nil }))
+		e.runner(t, registry, func(o *RunnerOptions) { o.Queues = map[string]int{"a": 1, "b": 2} })
+		client := e.client(t)
+		for _, queue := range []string{"a", "b"} {
+			id, err := client.In(queue).Start(testContext(t), "test/where", nil)
+			require.NoError(t, err)
+			require.Equal(t, queue, receive(t, "run", ran))
+			require.Equal(t, queue, wait(t, client.In(queue), id).Queue)
+			_, err = client.Get(testContext(t), id)
+			require.ErrorIs(t, err, ErrNotFound)
+		}
+	})
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := e.client(t).Wait(ctx, "nobody")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
+func TestWrongTypes(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		ctx := testContext(t)
+		e.rdb.Set(ctx, e.key("task:string"), "x", 0)
+		_, err := client.Get(ctx, "string")
+		require.ErrorIs(t, err, ErrWrongType)
+		require.ErrorIs(t, client.Stop(ctx, "string"), ErrWrongType)
+		require.ErrorIs(t, client.Reload(ctx, "string"), ErrWrongType)
+		require.ErrorIs(t, client.Restart(ctx, "string"), ErrWrongType)
+		_, err = client.StartWith(ctx, "test/x", nil, StartOptions{ID: "string"})
+		require.ErrorIs(t, err, ErrWrongType)
+		require.NoError(t, client.Remove(ctx, "string"), "removing is how to get rid of it")
+		require.Zero(t, e.rdb.Exists(ctx, e.key("task:string")).Val())
+
+		e.rdb.Set(ctx, e.key("wait"), "x", 0)
+		_, err = client.Start(ctx, "test/x", nil)
+		require.ErrorIs(t, err, ErrWrongType)
+		counts, err := client.Counts(ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, -1, counts.Wait)
+	})
+}
+
+// A line of the wrong type is reported, and served again once it is mended.
+func TestRunnerSurvivesWrongTypeOfLine(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
+		e.rdb.Set(t.Context(), e.key("wait"), "x", 0)
+		e.runner(t, registry, nil)
+		eventually(t, "a log line that names the key", func() bool { return e.log.has(e.key("wait")) })
+		e.rdb.Del(t.Context(), e.key("wait"))
+		client := e.client(t)
+		require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/end", nil)).State)
+	})
+}
