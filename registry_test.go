@@ -1,0 +1,150 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRegisterRefuses(t *testing.T) {
+	t.Parallel()
+	factory := Func(func(context.Context, any) error { return nil })
+	for name, register := range map[string]func(*Registry){
+		"empty":         func(r *Registry) { r.Register("", factory) },
+		"no namespace":  func(r *Registry) { r.Register("sync", factory) },
+		"empty part":    func(r *Registry) { r.Register("app//sync", factory) },
+		"space":         func(r *Registry) { r.Register("app/a b", factory) },
+		"newline":       func(r *Registry) { r.Register("app/a\n", factory) },
+		"long":          func(r *Registry) { r.Register("app/"+strings.Repeat("x", 125), factory) },
+		"reserved":      func(r *Registry) { r.Register("redtask/mine", factory) },
+		"no factory":    func(r *Registry) { r.Register("app/nil", nil) },
+		"twice":         func(r *Registry) { r.Register("app/twice", factory); r.Register("app/twice", factory) },
+		"negative time": func(r *Registry) { r.RegisterWith("app/t", factory, TaskOptions{Timeout: -1}) },
+	} {
+		require.Panics(t, func() { register(NewRegistry()) }, name)
+	}
+	r := NewRegistry()
+	r.Register("app/b", factory)
+	r.Register("app/a.b-c_d/2", factory)
+	require.Equal(t, []string{"app/a.b-c_d/2", "app/b"}, r.Names())
+}
+
+func TestNearest(t *testing.T) {
+	t.Parallel()
+	names := []string{"app/sync", "app/send_mail", "other/x"}
+	for wrong, right := range map[string]string{
+		"app/snyc": "app/sync", "sync": "", "app/sendmail": "app/send_mail", "zzz/qqqqqqq": "", "App/sync": "app/sync", "app/sync": "app/sync",
+	} {
+		require.Equal(t, right, nearest(wrong, names), wrong)
+	}
+	require.Equal(t, 3, distance("kitten", "sitting"))
+	require.Equal(t, 4, distance("", "four"))
+}
+
+func TestRunnerOptionsReportAllFaults(t *testing.T) {
+	t.Parallel()
+	e := onRedis(t)
+	_, err := NewRunner(e.rdb, NewRegistry(), RunnerOptions{
+		Prefix: "a{b}", Queues: map[string]int{"q{": 1, "zero": 0}, Lease: time.Millisecond, Grace: -5, StuckAfter: -1, EventBuffer: -1,
+		Locals: []Local{{Name: "bad"}, {Name: "a/b", New: Func(func(context.Context, any) error { return nil })}, {Name: "a/b", New: nil}},
+	})
+	require.ErrorIs(t, err, ErrInvalid)
+	for _, part := range []string{"prefix", `"q{"`, `"zero"`, "Lease 1ms", "Grace", "StuckAfter", "EventBuffer", `"bad"`, "listed twice", "New is nil"} {
+		require.ErrorContains(t, err, part)
+	}
+	_, err = NewRunner(nil, nil, RunnerOptions{})
+	require.ErrorIs(t, err, ErrInvalid)
+	_, err = NewClient(e.rdb, ClientOptions{Queue: "a b"})
+	require.ErrorIs(t, err, ErrInvalid)
+	_, err = NewClient(nil, ClientOptions{})
+	require.ErrorIs(t, err, ErrInvalid)
+}
+
+func TestTypedData(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		greet := FuncOut(func(_ context.Context, in greeting) (string, error) { return in.Text, nil })
+		registry.Register("test/loose", greet)
+		registry.RegisterWith("test/strict", greet, TaskOptions{Strict: true})
+		registry.Register("test/badout", FuncOut(func(context.Context, any) (any, error) { return make(chan int), nil }))
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		for _, c := range []struct {
+			task, data string
+			state      State
+			says       string
+		}{
+			{"test/loose", `{"text":"a","more":1}`, StateEnded, `"a"`},
+			{"test/loose", `null`, StateEnded, `""`},
+			{"test/loose", `[1]`, StateException, "decode data"},
+			{"test/loose", `"x"`, StateException, "decode data"},
+			{"test/loose", `{"text":5}`, StateException, "text"},
+			{"test/strict", `{"text":"a"}`, StateEnded, `"a"`},
+			{"test/strict", `{"text":"a","more":1}`, StateException, "more"},
+			{"test/badout", `null`, StateException, "output"},
+		} {
+			record := wait(t, client, start(t, client, c.task, json.RawMessage(c.data)))
+			require.Equal(t, c.state, record.State, c.data)
+			require.Contains(t, string(record.Output)+record.Error, c.says, c.data)
+		}
+		// By hand, data may be anything.
+		for id, data := range map[string]string{"hand1": "{", "hand2": "", "hand3": "\xff", "hand4": "{} {}"} {
+			e.rdb.HSet(t.Context(), e.key("task:"+id), "task", "test/loose", "data", data)
+			e.rdb.LPush(t.Context(), e.key("wait"), id)
+			record := wait(t, client, id)
+			want := StateException
+			if data == "" {
+				want = StateEnded // no data is null
+			}
+			require.Equal(t, want, record.State, data)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, seed := range []string{`{"text":"a"}`, `null`, `[]`, `{"text":1}`, `{}{}`, "", "\x00", `{"text":"\ud800"}`} {
+		f.Add([]byte(seed), true)
+		f.Add([]byte(seed), false)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, strict bool) {
+		var in greeting
+		if err := decode(data, &in, strict); err == nil {
+			require.True(t, json.Valid(data), "only JSON is taken: %q", data)
+		}
+	})
+}
+
+func FuzzQuote(f *testing.F) {
+	for _, seed := range []string{"", "plain", `"`, `\`, "\x00\n", "ünï", "\xff", "\u2028"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var back string
+		require.NoError(t, json.Unmarshal([]byte(quote(text)), &back))
+		require.Equal(t, strings.ToValidUTF8(text, "\uFFFD"), strings.ToValidUTF8(back, "\uFFFD"))
+	})
+}
+
+func FuzzNames(f *testing.F) {
+	for _, seed := range []string{"", "app/x", "a/b/c", "/", "a/", "redtask/x", "a b/c", "a/\x00", strings.Repeat("a/", 100)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if checkName(name) == nil {
+			require.LessOrEqual(t, len(name), maxName)
+			require.NotContains(t, name, " ")
+			require.Contains(t, name, "/")
+		}
+		if checkID(name) == nil {
+			require.NotEmpty(t, name)
+			require.NotContains(t, name, "\x00")
+		}
+		if checkPart("queue", name) == nil {
+			require.NotContains(t, name, "{")
+		}
+	})
+}
