@@ -309,18 +309,20 @@ func (c *committer) send(ctx context.Context, batch *store.Batch) *store.Result 
 			c.healthy.Store(true)
 			return result
 		}
-		c.healthy.Store(false)
-		c.wakeWaiters()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if attempt == 0 || errors.Is(err, ErrWrongType) || errors.Is(err, ErrFull) {
-			c.engine.logger.Warn("redis does not take what tasks did; it is kept and sent again", "error", err)
-		}
-		if !pause(ctx, backoff(attempt)) {
+		if !c.tryAgain(ctx, attempt, err) {
 			return nil
 		}
 	}
+}
+
+// tryAgain waits before a failed call is made again; false when ctx has ended. Emits that wait for room are told: they drop.
+func (c *committer) tryAgain(ctx context.Context, attempt int, err error) bool {
+	c.healthy.Store(false)
+	c.wakeWaiters()
+	if attempt == 0 || store.Answered(err) {
+		c.engine.logger.Warn("redis does not take what tasks did; it is kept and sent again", "error", err)
+	}
+	return pause(ctx, backoff(attempt))
 }
 
 // wakeWaiters lets emits that wait for room see that Redis is away.
@@ -432,7 +434,9 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 		c.engine.logger.Warn("dropped an ID from the line", "id", drop.ID, "reason", drop.Reason)
 	}
 	for i := range result.Claims {
-		c.engine.launch(&result.Claims[i])
+		if !c.engine.launch(&result.Claims[i]) {
+			c.giveBack(c.engine.newRun(&result.Claims[i]), "shutdown")
+		}
 	}
 	if batch.Claim > 0 && !result.More {
 		c.mu.Lock()
@@ -462,30 +466,38 @@ func (c *committer) compare(ctx context.Context) {
 		delete(owned, r.member)
 	}
 	for member := range owned {
-		c.giveBack(ctx, member)
+		c.giveBackLost(ctx, member)
 	}
 	call(c.engine.options.hooks.reconciled, c.engine.queue.Name())
 }
 
-// giveBack returns a claim whose reply was lost; its attempt does not count.
-func (c *committer) giveBack(ctx context.Context, member string) {
+// giveBackLost returns a claim whose answer was lost.
+func (c *committer) giveBackLost(ctx context.Context, member string) {
 	epoch, id, ok := store.ParseMember(member)
 	if !ok {
 		return
 	}
 	hash, err := c.engine.queue.Get(ctx, id)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrWrongType) {
 		c.mustReconcile()
 		return
 	}
-	r := c.engine.newRun(&store.Claim{ID: id, Task: hash["task"], Epoch: epoch, Attempt: int(parseInt(hash["attempt"]))})
-	r.cancel(ErrLeaseLost)
-	c.engine.free.Add(-1) // leave frees a slot
-	leave := &store.Leave{State: "WAIT", Event: r.lastEvent(reasonData("claim answer lost")), Fields: r.uncountedAttempt()}
-	if hash["local"] != "" {
-		leave.State = "REMOVED"
+	r := c.engine.newRun(&store.Claim{
+		ID: id, Task: hash["task"], Epoch: epoch, Attempt: int(parseInt(hash["attempt"])), Keep: hash["keep"] != "",
+	})
+	r.local = hash["local"] != ""
+	c.giveBack(r, "claim answer lost")
+}
+
+// giveBack returns a claim that did not run; its attempt does not count.
+func (c *committer) giveBack(r *Run, reason string) {
+	r.over = true // nobody else knows of it yet
+	r.cancel(ErrShutdown)
+	c.engine.add(r)
+	if !r.local {
+		c.engine.free.Add(-1) // leave frees a slot
 	}
-	c.leave(r, leave)
+	c.leave(r, r.back(reason, r.uncountedAttempt()))
 }
 
 // abandon tells everyone who waits that nothing will be written any more.

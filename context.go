@@ -25,6 +25,7 @@ type Run struct {
 	strict   bool
 	keep     bool
 	local    bool
+	born     time.Time // when this process learned of it
 	member   string
 	base     context.Context // values and cancellation of this run, before ProvideContext
 	cancel   context.CancelCauseFunc
@@ -146,6 +147,7 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 	r := &Run{
 		engine: e, id: claim.ID, name: claim.Task, epoch: claim.Epoch, attempt: claim.Attempt,
 		data: json.RawMessage(claim.Data), keep: claim.Keep, member: store.Member(claim.Epoch, claim.ID), returned: make(chan struct{}),
+		born: time.Now(),
 	}
 	if claim.Data == "" {
 		r.data = json.RawMessage("null")

@@ -283,3 +283,31 @@ func FuzzControl(f *testing.F) {
 		r.cancel(nil)
 	})
 }
+
+// A refused listing must not hold up what the other tasks have to write.
+func TestLocalThatCannotBeListed(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		end := make(chan struct{})
+		registry := NewRegistry()
+		registry.Register("test/work", Func(func(context.Context, any) error { <-end; return nil }))
+		runner := e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/work", nil)
+		eventually(t, "it runs", func() bool { r, err := client.Get(testContext(t), id); return err == nil && r.State == StateRunning })
+		eventually(t, "monitor and cleanup run", func() bool { return runner.engines["default"].owned() == 3 })
+		require.NoError(t, e.rdb.Rename(t.Context(), e.key("epoch"), e.key("kept")).Err())
+		require.NoError(t, e.rdb.LPush(t.Context(), e.key("epoch"), "x").Err())
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := runner.StartLocal(ctx, "default", "test/work", nil)
+			failed <- err
+		}()
+		eventually(t, "the refusal", func() bool { return e.log.has("redis does not take what tasks did") || e.log.has("a local task failed") })
+		close(end)
+		require.Equal(t, StateEnded, wait(t, client, id).State)
+		cancel()
+		require.ErrorIs(t, receive(t, "the answer", failed), context.Canceled)
+		require.NoError(t, e.rdb.Rename(t.Context(), e.key("kept"), e.key("epoch")).Err())
+	})
+}

@@ -2,6 +2,7 @@ package redtask
 
 import (
 	"context"
+	"time"
 
 	"github.com/redtask/redtask/internal/store"
 )
@@ -38,6 +39,7 @@ func (e *engine) hear(ctx context.Context, subscription *store.Subscription) err
 }
 
 func (e *engine) readIntents(ctx context.Context) {
+	asked := time.Now()
 	intents, err := e.queue.Intents(ctx, e.runnerID)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -46,23 +48,30 @@ func (e *engine) readIntents(ctx context.Context) {
 		return
 	}
 	for id, word := range intents {
-		e.control(id, word)
+		// What was read may have been for a run that ended meanwhile; a run that came after is not meant.
+		if r := e.find(id); r != nil && r.born.Before(asked) {
+			e.obey(r, word, true)
+		}
 	}
 }
 
-// control does what a task is told, if it runs here. Anyone may publish anything: an unknown word is answered, not obeyed.
+// control does what a task is told on its channel, if it runs here.
 func (e *engine) control(id, word string) {
-	r := e.find(id)
-	if r == nil {
-		return
+	if r := e.find(id); r != nil {
+		e.obey(r, word, false)
 	}
+}
+
+// obey does what a run is told. Anyone may publish anything: an unknown word is answered, not obeyed. A recorded reload that is under
+// way already is not done once more.
+func (e *engine) obey(r *Run, word string, recorded bool) {
 	switch word {
 	case store.Stop:
 		r.tell(ErrStopped)
 	case store.Restart:
 		r.tell(ErrRestarted)
 	case store.Reload:
-		r.reload()
+		r.reload(!recorded)
 	default:
 		word = truncate(word, 80)
 		r.Logger().Warn("unknown word on the task's control channel; known are stop, reload, restart", "word", word)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// beginDrain ends claims: from here on no task begins.
+// beginDrain ends claims: from here on no task begins, and what a claim under way still brings is given back.
 func (e *engine) beginDrain() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -17,10 +17,6 @@ func (e *engine) beginDrain() {
 
 // drain ends the tasks that run and waits until Redis has their ends.
 func (e *engine) drain(ctx context.Context) error {
-	// A claim may be under way: after the flush every claimed task is known here.
-	flushed, cancel := context.WithTimeout(ctx, e.options.RenewInterval)
-	_ = e.committer.flush(flushed) // with Redis away there is no claim to wait for
-	cancel()
 	e.endLocals()
 	e.tellShutdown(ctx)
 	returned := make(chan struct{})

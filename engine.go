@@ -90,10 +90,15 @@ func (e *engine) owned() int {
 	return len(e.runs)
 }
 
-// launch runs a claimed task in a goroutine of its own.
-func (e *engine) launch(claim *store.Claim) {
+// launch runs a claimed task in a goroutine of its own; false once the engine drains.
+func (e *engine) launch(claim *store.Claim) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining.Load() {
+		return false
+	}
 	r := e.newRun(claim)
-	e.add(r)
+	e.runs[r.id] = r
 	e.free.Add(-1)
 	e.tasks.Add(1)
 	go func() {
@@ -101,6 +106,7 @@ func (e *engine) launch(claim *store.Claim) {
 		labels := pprof.Labels("redtask_id", r.id, "redtask_task", r.name)
 		pprof.Do(r.base, labels, func(context.Context) { _ = e.execute(r, claim.Reload) })
 	}()
+	return true
 }
 
 // loseAll cancels every run: the lease is gone, or nearly so.

@@ -27,11 +27,11 @@ func (e *engine) execute(r *Run, reloadPending bool) error {
 	}()
 	r.activate("")
 	if reloadPending {
-		r.reload()
+		r.reload(false)
 	}
 	for {
 		err := e.live(r)
-		told, next := e.end(r, err)
+		next, told := e.end(r, err)
 		if next == nil {
 			done = true
 			return endOf(told, err)
@@ -125,19 +125,19 @@ func guard(method func() error) (err error) {
 	return method()
 }
 
-// end closes a run in steps: no method runs any more, ProvideContext's release is called, the outcome is written. It returns what the
-// task had been told, and the run that goes on after a reload.
-func (e *engine) end(r *Run, err error) (error, *Run) {
+// end closes a run in steps: no method runs any more, ProvideContext's release is called, the outcome is written. It returns the
+// run that goes on after a reload, and what the task had been told.
+func (e *engine) end(r *Run, err error) (*Run, error) {
 	close(r.returned)
 	told := r.close()
 	next := r.successor(told, err)
 	r.free()
 	r.cancel(context.Canceled)
 	if next != nil {
-		return told, e.handOver(r, next)
+		return e.handOver(r, next), told
 	}
 	e.committer.leave(r, e.outcome(r, told, err))
-	return told, nil
+	return nil, told
 }
 
 // close takes what the task was told so far as final, and waits for Stop and for a reload that is under way.

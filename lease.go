@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // lease keeps this runner's right to its tasks in a queue: one entry in Redis, however many tasks run.
@@ -152,8 +154,6 @@ func (l *lease) step(ctx context.Context, mismatches *int) error {
 	return l.renew(ctx, mismatches)
 }
 
-var errTakenOver = errors.New("another runner still takes over what this one had")
-
 func (l *lease) register(ctx context.Context) error {
 	e := l.engine
 	if err := e.announce(ctx); err != nil {
@@ -165,7 +165,7 @@ func (l *lease) register(ctx context.Context) error {
 		return err
 	}
 	if !ok {
-		return errTakenOver
+		return l.finishTakeover(ctx)
 	}
 	e.setClock(now)
 	l.set(true, sent)
@@ -173,6 +173,20 @@ func (l *lease) register(ctx context.Context) error {
 	e.committer.lookAgain()
 	call(e.options.hooks.registered, e.queue.Name())
 	return nil
+}
+
+// finishTakeover helps whoever takes over what this runner had: should that one have died meanwhile, nobody else may be left to.
+func (l *lease) finishTakeover(ctx context.Context) error {
+	recovery := store.DefaultRecovery()
+	for {
+		done, err := l.engine.queue.TakeOver(ctx, l.engine.runnerID, &recovery)
+		if err != nil {
+			return err
+		}
+		if done.Renewed || done.Left == 0 {
+			return l.register(ctx)
+		}
+	}
 }
 
 func (l *lease) renew(ctx context.Context, mismatches *int) error {

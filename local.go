@@ -104,7 +104,7 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 	result := make(chan adopted)
 	e := l.engine
 	e.committer.do(func(callCtx context.Context) {
-		r, err := l.list(callCtx)
+		r, err := l.list(ctx, callCtx)
 		select {
 		case result <- adopted{r, err}:
 			if r != nil {
@@ -112,8 +112,7 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 			}
 		case <-ctx.Done():
 			if r != nil { // nobody will run it
-				r.cancel(ErrShutdown)
-				e.committer.leave(r, r.back("shutdown", nil))
+				e.committer.giveBack(r, "shutdown")
 			}
 		}
 	})
@@ -125,16 +124,23 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 	}
 }
 
-func (l *localTask) list(ctx context.Context) (*Run, error) {
+// list asks until Redis has answered: whether a call without an answer listed the task, only the next one tells. A refusal is an answer:
+// the batches of the other tasks must not wait behind it.
+func (l *localTask) list(ctx, callCtx context.Context) (*Run, error) {
 	e := l.engine
-	epoch, err := e.queue.Adopt(ctx, e.runnerID, l.id, l.name, string(l.data))
-	if err != nil {
-		return nil, err
+	for attempt := 0; ; attempt++ {
+		epoch, err := e.queue.Adopt(callCtx, e.runnerID, l.id, l.name, string(l.data))
+		switch {
+		case err != nil:
+			if store.Answered(err) || !e.committer.tryAgain(ctx, attempt, err) {
+				return nil, err
+			}
+			continue
+		case epoch == 0:
+			return nil, ErrLeaseLost
+		}
+		r := e.newRun(&store.Claim{ID: l.id, Task: l.name, Data: string(l.data), Epoch: epoch, Attempt: 1})
+		r.local = true
+		return r, nil
 	}
-	if epoch == 0 {
-		return nil, ErrLeaseLost
-	}
-	r := e.newRun(&store.Claim{ID: l.id, Task: l.name, Data: string(l.data), Epoch: epoch, Attempt: 1})
-	r.local = true
-	return r, nil
 }

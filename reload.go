@@ -14,15 +14,15 @@ type reloading struct {
 	next   *Run                    // prepared and ready; read after done
 }
 
-// reload begins a reload unless the task is told to end anyway.
-func (r *Run) reload() {
+// reload begins a reload unless the task is told to end anyway. With again it is done once more after one that is under way.
+func (r *Run) reload(again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case r.over || r.told != nil && r.told != ErrReloaded:
 		return // the end beats a reload; a recorded one stays for the task's next run
 	case r.reloading != nil:
-		r.reloading.again = true
+		r.reloading.again = r.reloading.again || again
 		return
 	}
 	ctx, cancel := context.WithCancelCause(r.base)
@@ -51,7 +51,7 @@ func (r *Run) prepareNext(ctx context.Context, reload *reloading) {
 	_ = r.publish(EventReloadFailed, errorData(text)) // refused only after the end: nobody waits for it then
 	r.engine.committer.keepOld(r, data)
 	if again {
-		r.reload()
+		r.reload(true)
 	}
 }
 
@@ -132,7 +132,7 @@ func (e *engine) handOver(r, next *Run) *Run {
 	again := r.reloading.again
 	r.mu.Unlock()
 	if again {
-		next.reload()
+		next.reload(true)
 	}
 	return next
 }

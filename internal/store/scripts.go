@@ -66,3 +66,9 @@ func explain(err error) error {
 	}
 	return err
 }
+
+// Answered reports whether an error is Redis' own answer. After any other, whether the call took effect is unknown.
+func Answered(err error) bool {
+	_, ok := errors.AsType[redis.Error](err)
+	return ok
+}

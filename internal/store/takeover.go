@@ -56,6 +56,11 @@ type Recovery struct {
 	LeaseEnd int64         // as it was seen: another one in Redis means that the runner lives
 }
 
+// DefaultRecovery is what holds where nobody configured it.
+func DefaultRecovery() Recovery {
+	return Recovery{Most: 10, First: time.Second, Longest: time.Minute, Stable: time.Minute, Limit: MaxBatch}
+}
+
 // TakenOver is what one call to TakeOver did.
 type TakenOver struct {
 	Renewed                          bool // the runner lives after all

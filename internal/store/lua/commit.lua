@@ -32,6 +32,7 @@ end
 
 local codes, claims, drops, faults = {}, {}, {}, {}
 local gone, settled = {}, {}   -- members to remove from running, IDs whose pending intent is settled
+local left = {}                -- members whose claim an earlier item of this batch has ended
 local back, back_members = {}, {}
 local final = {}               -- index -> {score, id, ...}
 local pending = try('HLEN', control)
@@ -121,11 +122,15 @@ function apply.swap(id, key, at, n, member)
   if failed(reply) then
     return 'broken:' .. reply.err
   end
-  if redis.call('HGET', key, 'reload_data') == data then
+  local newest = redis.call('HGET', key, 'reload_data')
+  if newest == data then
     redis.call('HDEL', key, 'reload_data')
   end
+  if not newest or newest == data then
+    settled[#settled + 1] = id
+  end
   redis.call('SADD', running, new_member)
-  gone[#gone + 1], settled[#settled + 1] = member, id
+  gone[#gone + 1] = member
 end
 
 function apply.keep(id, key, at)
@@ -159,9 +164,10 @@ local function apply_items()
       i = i + 3
     else
       fence = fence + 1
-      local n = tonumber(ARGV[i + 2])
-      if held[fence] == 1 then
-        codes[fence] = apply[op](id, base .. 'task:' .. id, i + 3, n, ARGV[5 + fence]) or 'ok'
+      local n, member = tonumber(ARGV[i + 2]), ARGV[5 + fence]
+      if held[fence] == 1 and not left[member] then
+        codes[fence] = apply[op](id, base .. 'task:' .. id, i + 3, n, member) or 'ok'
+        left[member] = op == 'leave' or op == 'swap'
       else
         codes[fence] = 'lost'
       end
