@@ -303,7 +303,9 @@ func TestLocalThatCannotBeListed(t *testing.T) {
 			_, err := runner.StartLocal(ctx, "default", "test/work", nil)
 			failed <- err
 		}()
-		eventually(t, "the refusal", func() bool { return e.log.has("redis does not take what tasks did") || e.log.has("a local task failed") })
+		eventually(t, "the refusal", func() bool {
+			return e.log.has("redis does not take what tasks did") || e.log.has("a local task failed")
+		})
 		close(end)
 		require.Equal(t, StateEnded, wait(t, client, id).State)
 		cancel()

@@ -77,6 +77,7 @@ type ExceptionHandler func(ctx context.Context, run *Run, err error)
 type Local struct {
 	Name string // `redtask/…` is allowed here
 	New  Factory
+	Err  error // what is wrong with its options; [NewRunner] returns it
 }
 
 // hooks let this package's tests see, and stop at, what happens between two lines. Nil ones do nothing.
@@ -173,6 +174,9 @@ func checkLocals(locals []Local) []error {
 	for _, local := range locals {
 		if err := checkName(local.Name); err != nil {
 			faults = append(faults, err)
+		}
+		if local.Err != nil {
+			faults = append(faults, local.Err)
 		}
 		if local.New == nil {
 			faults = append(faults, fmt.Errorf("%w: local task %q: New is nil", ErrInvalid, local.Name))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
@@ -13,15 +14,21 @@ import (
 
 const Name = "redtask/cleanup"
 
-const batch = 500
+// A call that removes this many records holds Redis for about a millisecond. With a handler fewer are looked up at a time, so that one
+// lock covers all their handlers' timeouts.
+const (
+	batch        = 200
+	handledBatch = 10
+)
 
 // Options of a cleanup; builtin.CleanupOptions documents them.
 type Options struct {
 	Interval  time.Duration
 	Retention []store.Retention
 	// Handler is called with each ID before its record goes; an error keeps the record until the next round.
-	Handler func(ctx context.Context, id string) error
-	Logger  *slog.Logger
+	Handler        func(ctx context.Context, id string) error
+	HandlerTimeout time.Duration
+	Logger         *slog.Logger
 }
 
 // Task cleans one queue.
@@ -37,6 +44,9 @@ func New(options Options) *Task {
 	}
 	if options.Retention == nil {
 		options.Retention = DefaultRetention()
+	}
+	if options.HandlerTimeout == 0 {
+		options.HandlerTimeout = 10 * time.Second
 	}
 	if options.Logger == nil {
 		options.Logger = slog.Default()
@@ -76,30 +86,40 @@ func (t *Task) Start(ctx context.Context) error {
 	}
 }
 
-// clean removes batches until nothing is due that it can remove.
+// clean goes once through what is due: records whose handler failed stay, and do not hide those behind them.
 func (t *Task) clean(ctx context.Context) error {
-	for ctx.Err() == nil {
-		due, err := t.queue.Expired(ctx, t.runner, 2*t.options.Interval, batch, t.options.Retention)
+	limit, lock := batch, 2*t.options.Interval
+	if t.options.Handler != nil {
+		limit, lock = handledBatch, lock+handledBatch*time.Duration(len(t.options.Retention))*t.options.HandlerTimeout
+	}
+	keep := slices.Clone(t.options.Retention)
+	for full := true; full && ctx.Err() == nil; {
+		due, err := t.queue.Expired(ctx, t.runner, lock, limit, keep)
 		if err != nil {
 			return err
 		}
-		full, swept := false, 0
-		for state, ids := range due {
-			full = full || len(ids) == batch
-			ids = t.handle(ctx, ids)
-			if len(ids) == 0 {
-				continue
-			}
-			if _, err := t.queue.Sweep(ctx, state, ids); err != nil {
+		full = false
+		for i := range keep {
+			ids := due[keep[i].State]
+			full = full || len(ids) == limit
+			failed, err := t.sweep(ctx, keep[i].State, ids)
+			if err != nil {
 				return err
 			}
-			swept += len(ids)
-		}
-		if !full || swept == 0 {
-			return nil
+			keep[i].Skip += failed
 		}
 	}
 	return nil
+}
+
+// sweep returns how many records stay because of their handler.
+func (t *Task) sweep(ctx context.Context, state string, ids []string) (int, error) {
+	handled := t.handle(ctx, ids)
+	if len(handled) == 0 {
+		return len(ids), nil
+	}
+	_, err := t.queue.Sweep(ctx, state, handled)
+	return len(ids) - len(handled), err
 }
 
 // handle returns the IDs that may go.
@@ -112,11 +132,18 @@ func (t *Task) handle(ctx context.Context, ids []string) []string {
 		if ctx.Err() != nil {
 			break
 		}
-		if err := t.options.Handler(ctx, id); err != nil {
-			t.options.Logger.WarnContext(ctx, "cleanup handler failed; the record stays until the next round", "id", id, "error", err)
+		if err := t.call(ctx, id); err != nil {
+			t.options.Logger.WarnContext(ctx, "cleanup handler failed; the record stays until the next round",
+				"queue", t.queue.Name(), "id", id, "error", err)
 			continue
 		}
 		handled = append(handled, id)
 	}
 	return handled
+}
+
+func (t *Task) call(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, t.options.HandlerTimeout)
+	defer cancel()
+	return t.options.Handler(ctx, id)
 }

@@ -39,25 +39,21 @@ type observation struct {
 }
 
 func New(options Options) *Task {
-	if options.Interval == 0 {
-		options.Interval = time.Second
-	}
-	if options.MaxRecoveries == 0 {
-		options.MaxRecoveries = 10
-	}
-	if options.FirstDelay == 0 {
-		options.FirstDelay = time.Second
-	}
-	if options.LongestDelay == 0 {
-		options.LongestDelay = time.Minute
-	}
-	if options.StableAfter == 0 {
-		options.StableAfter = time.Minute
-	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
+	usual := store.DefaultRecovery()
+	setDefault(&options.Interval, time.Second)
+	setDefault(&options.MaxRecoveries, usual.Most)
+	setDefault(&options.FirstDelay, usual.First)
+	setDefault(&options.LongestDelay, usual.Longest)
+	setDefault(&options.StableAfter, usual.Stable)
+	setDefault(&options.Logger, slog.Default())
 	return &Task{options: options, seen: map[string]observation{}}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
 }
 
 func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {

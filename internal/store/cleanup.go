@@ -10,13 +10,14 @@ type Retention struct {
 	State string
 	Age   time.Duration
 	Count int
+	Skip  int // the oldest so many that are due are left out
 }
 
 // Expired lists final tasks that are too old or too many, by state; nothing while another runner holds the cleaning lock.
 func (q *Queue) Expired(ctx context.Context, runner string, lock time.Duration, limit int, keep []Retention) (map[string][]string, error) {
 	args := []any{q.keys.base, runner, lock.Milliseconds(), limit}
 	for _, r := range keep {
-		args = append(args, r.State, r.Age.Milliseconds(), r.Count)
+		args = append(args, r.State, r.Age.Milliseconds(), r.Count, r.Skip)
 	}
 	reply, err := q.run(ctx, scriptDue, []string{q.keys.cleaner}, args...)
 	if err != nil {

@@ -3,7 +3,7 @@
 --
 -- KEYS[1] cleaner (the lock: a runner ID with a TTL)
 -- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] lock TTL, ms  [4] IDs at most for each state
--- then for each state: STATE, age in ms, count at most
+-- then for each state: STATE, age in ms, count at most, number of the oldest due ones to skip
 --
 -- Returns {} if another runner cleans; else for each state in turn a list of IDs, the oldest first.
 local cleaner = KEYS[1]
@@ -17,16 +17,20 @@ end
 redis.call('SET', cleaner, me, 'PX', ttl)
 local now = tonumber(clock())
 
-local function due(index, age, most)
-  local excess = redis.call('ZCARD', index) - most
-  if excess > 0 then
-    return redis.call('ZRANGE', index, 0, math.min(excess, limit) - 1)
+local function due(index, age, most, skip)
+  local size = try('ZCARD', index)
+  if failed(size) then
+    return {} -- the commits that cannot list their tasks there say so
   end
-  return redis.call('ZRANGEBYSCORE', index, '-inf', integer(now - age), 'LIMIT', 0, limit)
+  local excess = size - most
+  if excess > skip then
+    return redis.call('ZRANGE', index, skip, math.min(excess, skip + limit) - 1)
+  end
+  return redis.call('ZRANGEBYSCORE', index, '-inf', integer(now - age), 'LIMIT', skip, limit)
 end
 
 local reply = {}
-for i = 5, #ARGV, 3 do
-  reply[#reply + 1] = due(base .. 'final:' .. ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+for i = 5, #ARGV, 4 do
+  reply[#reply + 1] = due(base .. 'final:' .. ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
 end
 return reply
