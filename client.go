@@ -21,6 +21,8 @@ type ClientOptions struct {
 	Prefix string
 	// Queue is the queue that the client talks to. Default "default".
 	Queue string
+	// MaxData bounds the data of a task, in bytes, as its runners' [RunnerOptions.MaxData] does. Default 1 MiB.
+	MaxData int
 }
 
 // Client starts, stops, reloads, inspects, watches and waits for the tasks of one queue. It needs no closing, and its methods may be
@@ -33,7 +35,8 @@ type Client struct {
 
 // shared is what the clients of all queues have in common.
 type shared struct {
-	store *store.Store
+	store   *store.Store
+	maxData int
 
 	mu        sync.Mutex
 	clients   map[string]*Client
@@ -44,6 +47,7 @@ type shared struct {
 func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error) {
 	setDefault(&options.Prefix, DefaultPrefix)
 	setDefault(&options.Queue, DefaultQueue)
+	setDefault(&options.MaxData, DefaultMaxData)
 	if rdb == nil {
 		return nil, fmt.Errorf("%w: NewClient needs a redis client", ErrInvalid)
 	}
@@ -53,7 +57,10 @@ func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error
 	if err := checkPart("queue", options.Queue); err != nil {
 		return nil, err
 	}
-	s := &shared{store: store.New(rdb, options.Prefix), clients: map[string]*Client{}, announced: map[string]bool{}}
+	if err := checkMaxData(options.MaxData); err != nil {
+		return nil, err
+	}
+	s := &shared{store: store.New(rdb, options.Prefix), maxData: options.MaxData, clients: map[string]*Client{}, announced: map[string]bool{}}
 	return s.client(options.Queue), nil
 }
 
@@ -119,7 +126,7 @@ func (c *Client) Reload(ctx context.Context, id string) error { return c.reload(
 
 // ReloadWith is [Client.Reload] with new data, which replaces the old once the new instance took over.
 func (c *Client) ReloadWith(ctx context.Context, id string, data any) error {
-	encoded, err := encode("data", data)
+	encoded, err := encode("data", data, c.shared.maxData)
 	if err != nil {
 		return err
 	}

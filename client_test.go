@@ -49,7 +49,7 @@ func TestStartRefusesBadInput(t *testing.T) {
 			"newline":           {Task: "app/x", StartOptions: StartOptions{ID: "a\n"}},
 			"broken UTF-8":      {Task: "app/x", StartOptions: StartOptions{ID: "\xff"}},
 			"long ID":           {Task: "app/x", StartOptions: StartOptions{ID: strings.Repeat("x", MaxID+1)}},
-			"big data":          {Task: "app/x", Data: strings.Repeat("x", MaxData)},
+			"big data":          {Task: "app/x", Data: strings.Repeat("x", DefaultMaxData)},
 			"no JSON":           {Task: "app/x", Data: make(chan int)},
 			"broken raw JSON":   {Task: "app/x", Data: json.RawMessage("{")},
 		} {

@@ -86,7 +86,7 @@ func (r *Run) Client() *Client { return r.engine.client }
 
 // SetOutput sets the task's output, encoded as JSON at once. The last call before the end counts; the record has it when the run ends.
 func (r *Run) SetOutput(output any) error {
-	encoded, err := encode("output", output)
+	encoded, err := encode("output", output, r.engine.options.MaxData)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (r *Run) SetOutput(output any) error {
 // Redis has it. ErrLeaseLost says that another run has the task by now: return, without further effects. While Redis is away it waits,
 // until ctx ends.
 func (r *Run) Checkpoint(ctx context.Context, state any) error {
-	encoded, err := encode("checkpoint", state)
+	encoded, err := encode("checkpoint", state, r.engine.options.MaxData)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (r *Run) LoadCheckpoint(ctx context.Context, state any) (bool, error) {
 
 // Progress stores a report in the record and publishes it as the event `progress`. It does not wait for Redis.
 func (r *Run) Progress(report any) error {
-	encoded, err := encode("progress", report)
+	encoded, err := encode("progress", report, r.engine.options.MaxData)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (r *Run) Emit(event string, data any) error {
 	if reserved[event] {
 		return fmt.Errorf("%w: event name %q is one of the library's own; choose another", ErrInvalid, event)
 	}
-	encoded, err := encode("event data", data)
+	encoded, err := encode("event data", data, r.engine.options.MaxData)
 	if err != nil {
 		return err
 	}

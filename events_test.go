@@ -72,7 +72,7 @@ func TestEmitRefuses(t *testing.T) {
 			if err := run.Emit("ok", make(chan int)); err == nil {
 				return fmt.Errorf("took a channel as data")
 			}
-			if err := run.Emit("ok", strings.Repeat("x", MaxData)); err == nil {
+			if err := run.Emit("ok", strings.Repeat("x", DefaultMaxData)); err == nil {
 				return fmt.Errorf("took too much data")
 			}
 			if err := run.SetOutput(func() {}); err == nil {

@@ -72,6 +72,10 @@ func (r *Run) prepare() error {
 	if r.entry == nil {
 		return errUnknownName
 	}
+	// What came past a client is checked here.
+	if err := errors.Join(checkID(r.id), checkSize("the task's data", len(r.data), r.engine.options.MaxData)); err != nil {
+		return err
+	}
 	if !json.Valid(r.data) {
 		return fmt.Errorf("the task's data is not JSON: %s", truncate(string(r.data), 200))
 	}

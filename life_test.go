@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -76,5 +77,48 @@ func TestUnknownNameThatAnotherRunnerHas(t *testing.T) {
 			require.Equal(t, StateEnded, record.State)
 			require.Equal(t, 1, record.Attempt)
 		}
+	})
+}
+
+// What did not come through a client is checked when it runs.
+func TestBadIDsAndBigDataFromOutside(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/ok", Func(func(context.Context, any) error { return nil }))
+		e.runner(t, registry, func(o *RunnerOptions) { o.MaxData = 100 })
+		for id, message := range map[string]string{
+			"":                       "the task ID is empty",
+			"bell\a":                 "control characters",
+			strings.Repeat("x", 300): "at most 256",
+			"big":                    "at most 100 are allowed",
+		} {
+			data := `"x"`
+			if id == "big" {
+				data = `"` + strings.Repeat("x", 100) + `"`
+			}
+			require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:"+id), "task", "test/ok", "data", data).Err())
+			require.NoError(t, e.rdb.LPush(t.Context(), e.key("wait"), id).Err())
+			var hash map[string]string
+			eventually(t, "it ends", func() bool {
+				hash = e.rdb.HGetAll(t.Context(), e.key("task:"+id)).Val()
+				return State(hash["state"]).Final()
+			})
+			require.Equal(t, "EXCEPTION", hash["state"])
+			require.Contains(t, hash["error"], message)
+		}
+	})
+}
+
+func TestMaxData(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client, err := NewClient(e.rdb, ClientOptions{Prefix: e.prefix, MaxData: 10})
+		require.NoError(t, err)
+		_, err = client.Start(t.Context(), "test/ok", strings.Repeat("x", 9))
+		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorContains(t, err, "data has 11 bytes, at most 10 are allowed")
+		_, err = client.Start(t.Context(), "test/ok", strings.Repeat("x", 8))
+		require.NoError(t, err)
+		_, err = NewClient(e.rdb, ClientOptions{MaxData: -1})
+		require.ErrorIs(t, err, ErrInvalid)
 	})
 }

@@ -48,6 +48,10 @@ type RunnerOptions struct {
 	// EventBuffer is how many events of a queue's tasks may be unsent. Default 10,000.
 	EventBuffer int
 
+	// MaxData bounds a task's data, its output, a checkpoint, a progress report, and one event's data, each, in bytes. A task with more data
+	// ends in EXCEPTION, a call with more is refused. Default 1 MiB.
+	MaxData int
+
 	// Locals are the tasks that run in each queue of this runner as part of it. Default: monitor and cleanup as [builtin] configures them by
 	// default; an empty list that is not nil leaves them out: then another runner of the queue must have them.
 	//
@@ -115,6 +119,7 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 	setDefault(&o.Grace, 5*time.Second)
 	setDefault(&o.StuckAfter, 10*time.Second)
 	setDefault(&o.EventBuffer, 10_000)
+	setDefault(&o.MaxData, DefaultMaxData)
 	setDefault(&o.Logger, slog.Default())
 	if o.Locals == nil {
 		o.Locals = defaultLocals()
@@ -163,6 +168,9 @@ func (o *RunnerOptions) validate() error {
 	}
 	if o.EventBuffer < 1 {
 		add("EventBuffer %d: use at least 1", o.EventBuffer)
+	}
+	if err := checkMaxData(o.MaxData); err != nil {
+		faults = append(faults, err)
 	}
 	faults = append(faults, checkLocals(o.Locals)...)
 	return errors.Join(faults...)

@@ -53,7 +53,7 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan error, 1),
 		shutdown: new(sync.Once),
 	}
-	client, err := NewClient(rdb, ClientOptions{Prefix: options.Prefix})
+	client, err := NewClient(rdb, ClientOptions{Prefix: options.Prefix, MaxData: options.MaxData})
 	if err != nil {
 		return nil, err
 	}

@@ -22,11 +22,11 @@ type StartOptions struct {
 // StartRequest is one task for [Client.StartMany].
 type StartRequest struct {
 	Task string // its name
-	Data any    // encoded as JSON, at most MaxData bytes
+	Data any    // encoded as JSON, at most [ClientOptions.MaxData] bytes
 	StartOptions
 }
 
-// Start puts a task in line and returns its ID. data is encoded as JSON, at most [MaxData] bytes; a json.RawMessage goes as it is. Once
+// Start puts a task in line and returns its ID. data is encoded as JSON, at most [ClientOptions.MaxData] bytes; a json.RawMessage goes as it is. Once
 // Start returned nil the task is kept until it reaches a final state. Calls from many goroutines share round trips.
 func (c *Client) Start(ctx context.Context, task string, data any) (string, error) {
 	return c.StartWith(ctx, task, data, StartOptions{})
@@ -34,7 +34,7 @@ func (c *Client) Start(ctx context.Context, task string, data any) (string, erro
 
 // StartWith is [Client.Start] with options.
 func (c *Client) StartWith(ctx context.Context, task string, data any, options StartOptions) (string, error) {
-	new, err := newTask(&StartRequest{Task: task, Data: data, StartOptions: options})
+	new, err := c.newTask(&StartRequest{Task: task, Data: data, StartOptions: options})
 	if err != nil {
 		return "", err
 	}
@@ -53,7 +53,7 @@ func (c *Client) StartMany(ctx context.Context, requests []StartRequest) ([]stri
 	tasks := make([]store.NewTask, len(requests))
 	var faults []error
 	for i := range requests {
-		task, err := newTask(&requests[i])
+		task, err := c.newTask(&requests[i])
 		if err != nil {
 			faults = append(faults, fmt.Errorf("request %d: %w", i, err))
 			continue
@@ -100,11 +100,11 @@ func chunk(tasks []store.NewTask, from int) int {
 	return to
 }
 
-func newTask(request *StartRequest) (*store.NewTask, error) {
+func (c *Client) newTask(request *StartRequest) (*store.NewTask, error) {
 	if err := checkName(request.Task); err != nil {
 		return nil, err
 	}
-	data, err := encode("data", request.Data)
+	data, err := encode("data", request.Data, c.shared.maxData)
 	if err != nil {
 		return nil, fmt.Errorf("task %s: %w", request.Task, err)
 	}

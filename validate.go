@@ -10,14 +10,16 @@ import (
 
 // Limits of what clients and tasks may write. They guard Redis and every reader of it.
 const (
-	// MaxData bounds a task's data, its output, a checkpoint, a progress report, and one event's data, each, in bytes.
-	MaxData = 1 << 20
+	// DefaultMaxData bounds a task's data, its output, a checkpoint, a progress report, and one event's data, each, in bytes. See
+	// [RunnerOptions.MaxData] and [ClientOptions.MaxData].
+	DefaultMaxData = 1 << 20
 	// MaxID bounds a task's own ID, in bytes.
 	MaxID = 256
 	// MaxQueue bounds the name of a queue, and a prefix, in bytes.
 	MaxQueue = 128
 
 	maxErrorText = 16 << 10
+	maxMaxData   = 512 << 20 // what a value in Redis may have
 )
 
 func checkID(id string) error {
@@ -41,17 +43,28 @@ func checkPart(what, name string) error {
 	return nil
 }
 
+func checkMaxData(limit int) error {
+	if limit < 1 || limit > maxMaxData {
+		return fmt.Errorf("%w: MaxData %d: use 1 to %d bytes, or 0 for the default", ErrInvalid, limit, maxMaxData)
+	}
+	return nil
+}
+
 // encode makes JSON of a value; raw JSON is checked and passed on.
-func encode(what string, value any) ([]byte, error) {
+func encode(what string, value any, limit int) ([]byte, error) {
 	encoded, err := json.Marshal(value)
 	if err != nil {
 		return nil, fmt.Errorf("%w: encode %s: %w", ErrInvalid, what, err)
 	}
-	if len(encoded) > MaxData {
-		return nil, fmt.Errorf("%w: %s has %d bytes, at most %d are allowed; keep big things elsewhere and pass a reference",
-			ErrInvalid, what, len(encoded), MaxData)
+	return encoded, checkSize(what, len(encoded), limit)
+}
+
+func checkSize(what string, size, limit int) error {
+	if size > limit {
+		return fmt.Errorf("%w: %s has %d bytes, at most %d are allowed (MaxData); keep big things elsewhere and pass a reference",
+			ErrInvalid, what, size, limit)
 	}
-	return encoded, nil
+	return nil
 }
 
 func truncate(text string, limit int) string {

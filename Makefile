@@ -1,0 +1,48 @@
+# `make` without a target lists them. None but redis and lint needs more than Go.
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## run the quickstart, on a Redis in memory unless REDIS_URL is set
+	@go run ./examples/quickstart
+
+test: ## run the tests; those on real Redis are skipped where there is no redis-server
+	go test ./...
+
+race: ## run the tests with the race detector
+	go test -race ./...
+
+redis: ## run the tests with the race detector; a missing redis-server is a failure
+	@command -v redis-server >/dev/null || { echo "redis-server is missing: apt-get install -y redis-server"; exit 1; }
+	CI=true go test -race ./...
+
+lint: ## vet and staticcheck
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+check: format tidy lint redis ## all that must hold before a commit: format, tidy, lint, race on miniredis and on real Redis
+	go build ./...
+
+format:
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; echo "run gofmt -w ."; exit 1; }
+
+tidy: ## check that go.mod and go.sum are as go mod tidy makes them
+	go mod tidy -diff
+
+cover: ## measure what the tests cover
+	go test -coverprofile=cover.out -coverpkg=./... ./...
+	go tool cover -func=cover.out | tail -1
+
+fuzz: ## fuzz each decoder for a while
+	@grep -rho --include=*_test.go '^func Fuzz[A-Za-z]*' . | sort -u | cut -c6- | while read name; do \
+		dir=$$(dirname $$(grep -rl --include=*_test.go "^func $$name(" .)); \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 20s $$dir || exit 1; done
+
+bench: ## measure tasks started and drained, and what they cost Redis
+	go test -run '^$$' -bench . -benchtime 20000x .
+
+.PHONY: help demo test race redis lint check format tidy cover fuzz bench

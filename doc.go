@@ -1,0 +1,92 @@
+// Package redtask solves one problem: work that must go on when the process that does it dies or is deployed, and that somebody else
+// wants to start, watch, stop or change while it runs.
+//
+// A task is a Go type, or a function, with a name. Its record lives in Redis. Anyone who can reach Redis starts one by its name, watches
+// its events, stops it, reloads it with new data: Go code through a [Client], everything else with a few plain Redis commands. A [Runner]
+// takes tasks from the line and runs each in a goroutine. The same model serves a mail that is sent in a second and a feed that is
+// followed for months.
+//
+//	registry := redtask.NewRegistry()
+//	registry.Register("mail/send", redtask.Func(func(ctx context.Context, mail Mail) error {
+//		return send(ctx, mail)
+//	}))
+//	runner, err := redtask.NewRunner(rdb, registry, redtask.RunnerOptions{})
+//	if err != nil {
+//		return err
+//	}
+//	return runner.Run(ctx) // until ctx ends
+//
+// and anywhere else:
+//
+//	id, err := client.Start(ctx, "mail/send", Mail{To: "ada@example.com"})
+//
+// # Tasks
+//
+// [Func] and [FuncOut] make a task of a function with typed input, and output. A type of your own implements [Task]: Init gets the JSON
+// that the task was started with, Start does the work. Two more methods are optional: Stop, see [Stopper], tells it to come to an end
+// before its ctx is cancelled; ProvideContext, see [ContextProvider], wraps all of them in the application's own context.
+//
+// Inside a task, [FromContext] gives the [Run]: its ID, a logger, Emit for events, Progress, SetOutput, Checkpoint and LoadCheckpoint,
+// and a client.
+//
+// # Ends
+//
+// What Start (or Init) returns decides the state that the task ends in:
+//
+//   - nil: ENDED.
+//   - an error made by [Fail] or [Failf]: ERROR. The task itself says that it failed.
+//   - any other error, a panic, data that cannot be decoded: EXCEPTION. The record has the message, and the stack of a panic; see
+//     RunnerOptions.OnException.
+//
+// There are no retries yet: whoever wants one calls [Client.Restart].
+//
+// A task that was told to stop has its ctx cancelled, and [context.Cause] says why. Then nil, or the error of the cancelled ctx, means
+// that it did as told:
+//
+//   - [ErrStopped], somebody stopped it: STOPPED.
+//   - [ErrShutdown], the runner shuts down: back at the head of the line, no attempt counted.
+//   - [ErrReloaded], new data: the new instance takes over.
+//   - [ErrRestarted]: back at the head of the line, attempts counted from zero. This holds whatever the task returns.
+//   - [ErrTimedOut], it ran longer than its TaskOptions.Timeout: EXCEPTION.
+//   - [ErrLeaseLost], the runner could not reach Redis for too long: another run has the task by then or soon, and what this one returns
+//     is not written.
+//
+// Any other return keeps its own meaning: [ErrDone] is ENDED (the work was finished all the same), an error made by [Fail] is ERROR, the
+// rest is EXCEPTION.
+//
+// # Running
+//
+// A [Runner] serves one or several queues, each with its own number of tasks at a time. It proves that it lives with one lease for each
+// queue, however many tasks run. When it dies, the tasks go back in line within [RunnerOptions.Lease] plus a second, 16 s by default, as
+// long as another runner of the queue lives; that is the work of the monitor, which runs in every runner together with the cleanup of old
+// records. Package [builtin] configures both.
+//
+// [Runner.Run] blocks until its ctx ends and then gives everything back; [Runner.Start] and [Runner.Shutdown] are for those who embed it.
+//
+// # Control
+//
+// A [Client] starts tasks with [Client.Start], [Client.StartWith] and [Client.StartMany], ends them with [Client.Stop], gives them new
+// data with [Client.ReloadWith], runs them again with [Client.Restart]. Stops, reloads and restarts are recorded in Redis: a runner that
+// is away for a moment learns of them later. [Client.Get], [Client.List] and [Client.Counts] look at what there is; [Client.Wait] waits
+// for the end of one.
+//
+// # Events
+//
+// Each change of a task's state is published, and so is what the task emits. [Client.Watch] follows one task, [Client.WatchQueue] a
+// queue. The events of one run are numbered without holes and come in order, the final one last; where some may be missing, the watcher
+// gets [EventGap]. Events are for those who listen now: what must not be missed belongs in the record.
+//
+// # Guarantees
+//
+// A task whose start was acknowledged reaches a final state as long as Redis keeps its data and a runner that knows its name lives. It
+// may run more than once, never twice under one lease, and only the latest run can write to the record. So a task is to be written such
+// that it may begin again: see [Run.Checkpoint], and [Run.Epoch] as a fencing token for other systems. docs/guarantees.md in the
+// repository lists each guarantee, with its limits and the test that shows it; docs/protocol.md describes the keys in Redis.
+//
+// # Testing
+//
+// Package [redtasktest] runs your tasks in go test, without a Redis server.
+//
+// [builtin]: https://pkg.go.dev/github.com/redtask/redtask/builtin
+// [redtasktest]: https://pkg.go.dev/github.com/redtask/redtask/redtasktest
+package redtask
