@@ -1,6 +1,6 @@
 # `make` without a target lists them. None but redis and lint needs more than Go.
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+LINTER := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .DEFAULT_GOAL := help
 
@@ -20,9 +20,8 @@ redis: ## run the tests with the race detector; a missing redis-server is a fail
 	@command -v redis-server >/dev/null || { echo "redis-server is missing: apt-get install -y redis-server"; exit 1; }
 	CI=true go test -race ./...
 
-lint: ## vet and staticcheck
-	go vet ./...
-	go run $(STATICCHECK) ./...
+lint: ## vet, staticcheck and more, as .golangci.yml says
+	go run $(LINTER) run
 
 check: format tidy lint redis ## all that must hold before a commit: format, tidy, lint, race on miniredis and on real Redis
 	go build ./...

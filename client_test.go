@@ -142,7 +142,7 @@ func TestGetListCountsRemove(t *testing.T) {
 			ended = append(ended, id)
 		}
 		kept := start(t, client, "test/keep", nil)
-		require.True(t, wait(t, client, kept).State == StateEnded)
+		require.Equal(t, StateEnded, wait(t, client, kept).State)
 		for range 3 {
 			start(t, client, "test/block", nil)
 			receive(t, "run", b.running)

@@ -131,13 +131,13 @@ func (c *committer) writeLater(r *Run, fields ...string) {
 }
 
 func writeError(r *Run, code string) error {
-	switch {
-	case code == "ok":
+	switch code {
+	case "ok":
 		return nil
-	case code == "lost":
+	case "lost":
 		return fmt.Errorf("redtask: task %q, epoch %d: %w", r.id, r.epoch, ErrLeaseLost)
 	default:
-		return fmt.Errorf("redtask: task %q: %s", r.id, strings.TrimPrefix(code, "broken:"))
+		return fmt.Errorf("redtask: task %q: %w", r.id, store.Broken(code))
 	}
 }
 

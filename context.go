@@ -67,8 +67,13 @@ func FromContext(ctx context.Context) *Run {
 	return run
 }
 
-func (r *Run) ID() string    { return r.id }
-func (r *Run) Task() string  { return r.name }
+// ID is the task's.
+func (r *Run) ID() string { return r.id }
+
+// Task is the task's name.
+func (r *Run) Task() string { return r.name }
+
+// Queue is the name of the queue that the task runs in.
 func (r *Run) Queue() string { return r.engine.queue.Name() }
 
 // Attempt counts the task's runs from 1. A run that a shutdown or a dead runner cut short does not count.

@@ -194,6 +194,9 @@ func TestRecordBrokenMeanwhile(t *testing.T) {
 			e.rdb.Del(ctx, key)
 			if kind == "wrong type" {
 				e.rdb.Set(ctx, key, "x", 0)
+				if err := FromContext(ctx).Checkpoint(ctx, 1); !errors.Is(err, ErrWrongType) {
+					panic(err)
+				}
 			}
 			return nil
 		}))
@@ -202,6 +205,7 @@ func TestRecordBrokenMeanwhile(t *testing.T) {
 		client := e.client(t)
 		start(t, client, "test/break", "wrong type")
 		eventually(t, "a log line", func() bool { return e.log.has("could not write the task's record") })
+		require.False(t, e.log.has("EXCEPTION"), "the checkpoint's error was typed")
 		start(t, client, "test/break", "gone")
 		for range 20 {
 			require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/end", nil)).State)

@@ -22,7 +22,7 @@ func (e *engine) execute(r *Run, reloadPending bool) error {
 	done := false
 	defer func() {
 		if !done { // runtime.Goexit in a task's method unwinds through here: the slot must not be lost
-			e.end(r, errGoexit)
+			_, _ = e.end(r, errGoexit)
 		}
 	}()
 	r.activate("")

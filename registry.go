@@ -44,6 +44,7 @@ type Registry struct {
 	entries map[string]*entry
 }
 
+// NewRegistry makes an empty registry.
 func NewRegistry() *Registry { return &Registry{entries: map[string]*entry{}} }
 
 // Register adds a task with default options. Like http.Handle it panics on what can only be a programming mistake: a bad name, a

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -62,6 +63,15 @@ func TestRunnerOptionsReportAllFaults(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalid)
 	_, err = NewClient(nil, ClientOptions{})
 	require.ErrorIs(t, err, ErrInvalid)
+}
+
+func TestRunnerRefusesClientsThatItCannotCopy(t *testing.T) {
+	t.Parallel()
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": "127.0.0.1:1"}})
+	t.Cleanup(func() { require.NoError(t, ring.Close()) })
+	_, err := NewRunner(ring, NewRegistry(), RunnerOptions{})
+	require.ErrorIs(t, err, ErrInvalid)
+	require.ErrorContains(t, err, "*redis.Ring")
 }
 
 func TestTypedData(t *testing.T) {

@@ -49,6 +49,9 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if rdb == nil || registry == nil {
 		return nil, fmt.Errorf("%w: NewRunner needs a redis client and a registry", ErrInvalid)
 	}
+	if err := store.CanBlock(rdb); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
 	r := &Runner{
 		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan error, 1),
 		shutdown: new(sync.Once),

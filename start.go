@@ -34,17 +34,17 @@ func (c *Client) Start(ctx context.Context, task string, data any) (string, erro
 
 // StartWith is [Client.Start] with options.
 func (c *Client) StartWith(ctx context.Context, task string, data any, options StartOptions) (string, error) {
-	new, err := c.newTask(&StartRequest{Task: task, Data: data, StartOptions: options})
+	fresh, err := c.newTask(&StartRequest{Task: task, Data: data, StartOptions: options})
 	if err != nil {
 		return "", err
 	}
 	if err := c.announce(ctx); err != nil {
 		return "", err
 	}
-	if err := c.starter.start(ctx, new); err != nil {
+	if err := c.starter.start(ctx, fresh); err != nil {
 		return "", err
 	}
-	return new.ID, nil
+	return fresh.ID, nil
 }
 
 // StartMany puts many tasks in line, in bulk, and returns their IDs in the order of the requests. A bad request is refused before any is

@@ -36,6 +36,7 @@ type ContextProvider interface {
 // State is where a task is in its life.
 type State string
 
+// The states of a task.
 const (
 	StateWait      State = "WAIT"      // in line
 	StateScheduled State = "SCHEDULED" // due later

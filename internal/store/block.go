@@ -41,6 +41,15 @@ func (q *Queue) NewBlocker(ctx context.Context, runner string) (*Blocker, error)
 	return b, nil
 }
 
+// CanBlock refuses clients of a kind that a Blocker cannot connect like.
+func CanBlock(rdb redis.UniversalClient) error {
+	switch rdb.(type) {
+	case *redis.Client, *redis.ClusterClient:
+		return nil
+	}
+	return fmt.Errorf("a runner needs connections of its own, and cannot open them like a %T does: pass a *redis.Client or a *redis.ClusterClient", rdb)
+}
+
 func (q *Queue) nodeOptions(ctx context.Context) (*redis.Options, error) {
 	switch client := q.rdb.(type) {
 	case *redis.Client:
@@ -54,7 +63,7 @@ func (q *Queue) nodeOptions(ctx context.Context) (*redis.Options, error) {
 		options := *node.Options()
 		return &options, nil
 	}
-	return nil, fmt.Errorf("cannot open a connection like those of a %T: pass a *redis.Client or a *redis.ClusterClient", q.rdb)
+	return nil, CanBlock(q.rdb)
 }
 
 // Wait blocks until an ID is in the runner's inbox, or for the time given (then it returns false), or until interrupted.

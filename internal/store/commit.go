@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strconv"
+	"strings"
 )
 
 // MaxBatch is how many fenced items, and how many claims, one commit may hold: it keeps Redis busy for about a millisecond at most.
@@ -103,6 +105,9 @@ type Result struct {
 	Faults  []string // keys of the wrong type and the like
 	More    bool     // the claim was filled: more may be in line
 }
+
+// Broken is the error that a code `broken:message` tells.
+func Broken(code string) error { return explain(errors.New(strings.TrimPrefix(code, "broken:"))) }
 
 // Claim is one claimed task.
 type Claim struct {
