@@ -190,20 +190,10 @@ func Cluster(t testing.TB) []string {
 	if err != nil {
 		t.Fatalf("create cluster: %v: %s", err, out)
 	}
-	deadline := time.Now().Add(20 * time.Second)
 	for _, addr := range addrs {
-		client := redis.NewClient(&redis.Options{Addr: addr})
-		for {
-			info, err := client.ClusterInfo(context.Background()).Result()
-			if err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_size:3") {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("cluster node %s is not ready: %v: %s", addr, err, info)
-			}
-			time.Sleep(20 * time.Millisecond)
+		for _, wanted := range []string{"cluster_state:ok", "cluster_size:3"} {
+			await(t, addr, wanted, func(ctx context.Context, c *redis.Client) string { return c.ClusterInfo(ctx).Val() }, wanted)
 		}
-		_ = client.Close()
 	}
 	return addrs
 }
