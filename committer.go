@@ -2,20 +2,13 @@ package redtask
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
-)
-
-const (
-	maxBatchEmits = 256
-	maxBatchBytes = 1 << 20
 )
 
 // committer is the only writer of an engine's runs. One goroutine sends what tasks did, in order, and claims more in the same call;
@@ -36,27 +29,6 @@ type committer struct {
 	closed    bool // nothing is written any more
 
 	number int64 // owned by Serve
-}
-
-type op uint8
-
-const (
-	opEmit op = iota
-	opWrite
-	opLeave
-	opSwap
-	opKeep
-)
-
-type item struct {
-	op      op
-	run     *Run
-	text    string // event; data tried
-	fields  []string
-	leave   *store.Leave
-	next    *Run
-	event   string
-	settled chan<- string // gets the code; nil if nobody waits
 }
 
 func newCommitter(e *engine) *committer {
@@ -227,76 +199,6 @@ func (c *committer) callAll(ctx context.Context) {
 	}
 }
 
-// collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim.
-func (c *committer) collect() (*store.Batch, []item) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	batch := &store.Batch{Number: c.number + 1}
-	n, emits, size := 0, 0, 0
-	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits < maxBatchEmits && size < maxBatchBytes {
-		i := &c.items[n]
-		size += i.size()
-		i.addTo(batch)
-		if i.op == opEmit {
-			emits++
-		}
-		n++
-	}
-	items := c.items[:n:n]
-	if n == len(c.items) {
-		c.items = nil
-	} else {
-		c.items = c.items[n:]
-	}
-	c.makeRoom(emits)
-	if c.hungry && !c.reconcile && c.engine.mayClaim() {
-		batch.Claim = int(max(0, min(c.engine.free.Load(), store.MaxBatch)))
-	}
-	if batch.Empty() && batch.Claim == 0 {
-		return nil, nil
-	}
-	c.number++
-	return batch, items
-}
-
-func (c *committer) makeRoom(emits int) {
-	if emits == 0 {
-		return
-	}
-	c.emits -= emits
-	close(c.room)
-	c.room = make(chan struct{})
-}
-
-func (i *item) size() int {
-	n := len(i.text) + len(i.event)
-	for _, field := range i.fields {
-		n += len(field)
-	}
-	if i.leave != nil {
-		for _, field := range i.leave.Fields {
-			n += len(field)
-		}
-	}
-	return n
-}
-
-func (i *item) addTo(b *store.Batch) {
-	r := i.run
-	switch i.op {
-	case opEmit:
-		b.Emit(r.id, i.text)
-	case opWrite:
-		b.Write(r.id, r.member, i.fields...)
-	case opLeave:
-		b.Leave(r.id, r.member, i.leave)
-	case opSwap:
-		b.Swap(r.id, r.member, i.next.epoch, i.text, i.event, r.keep)
-	case opKeep:
-		b.KeepOld(r.id, r.member, i.text, string(r.data))
-	}
-}
-
 // send sends a batch until Redis has answered. Sent again under its number it is applied once, so a lost reply neither claims twice
 // nor publishes twice; what a lost reply had claimed is found by comparing.
 func (c *committer) send(ctx context.Context, batch *store.Batch) *store.Result {
@@ -348,156 +250,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-func (c *committer) settle(items []item, batch *store.Batch, result *store.Result) {
-	c.engine.setClock(result.Now)
-	switch result.Outcome {
-	case store.Unregistered:
-		for i := range items {
-			c.settleItem(&items[i], "lost")
-		}
-		c.engine.lease.lost()
-	case store.Replayed:
-		c.settleReplayed(items)
-	case store.Applied:
-		code := 0
-		for i := range items {
-			if items[i].op != opEmit {
-				c.settleItem(&items[i], result.Codes[code])
-				code++
-			}
-		}
-		c.takeClaims(batch, result)
-	}
-}
-
-// settleReplayed: the batch is applied, but its codes and claims were in the lost reply. Claims are found by comparing; a write, which
-// someone may wait for, is simply written again.
-func (c *committer) settleReplayed(items []item) {
-	c.mustReconcile()
-	var again []item
-	for i := range items {
-		switch items[i].op {
-		case opWrite, opKeep:
-			again = append(again, items[i])
-		default:
-			c.settleItem(&items[i], "ok")
-		}
-	}
-	c.mu.Lock()
-	c.items = append(again, c.items...)
-	c.mu.Unlock()
-}
-
-func (c *committer) settleItem(i *item, code string) {
-	switch i.op {
-	case opEmit:
-		return
-	case opLeave:
-		c.engine.remove(i.run)
-		c.logLeave(i, code)
-	case opSwap:
-		c.engine.remove(i.run)
-		if code == "ok" {
-			c.engine.add(i.next)
-		}
-	case opKeep, opWrite:
-		if code != "ok" && i.settled == nil {
-			i.run.Logger().Warn("could not write the task's record", "reason", strings.TrimPrefix(code, "broken:"))
-		}
-		if code == "lost" {
-			i.run.tell(ErrLeaseLost)
-		}
-	}
-	if i.settled != nil {
-		i.settled <- code
-	}
-}
-
-func (c *committer) logLeave(i *item, code string) {
-	switch {
-	case code == "lost":
-		i.run.Logger().Warn("the end of this run was not written: the task is no longer this runner's", "state", i.leave.State)
-	case strings.HasPrefix(code, "broken:"):
-		i.run.Logger().Error("could not write the task's record: look at its key with TYPE", "state", i.leave.State, "reason", code[len("broken:"):])
-	case i.leave.State == "SCHEDULED":
-		c.engine.promoter.dueAt(c.engine.now() + i.leave.Delay)
-	}
-}
-
-func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
-	for _, fault := range result.Faults {
-		c.engine.logger.Error("a key of the queue cannot be used: find it with TYPE, and delete or rename it", "reason", fault)
-	}
-	for _, drop := range result.Drops {
-		c.engine.logger.Warn("dropped an ID from the line", "id", drop.ID, "reason", drop.Reason)
-	}
-	for i := range result.Claims {
-		if !c.engine.launch(&result.Claims[i]) {
-			c.giveBack(c.engine.newRun(&result.Claims[i]), "shutdown")
-		}
-	}
-	if batch.Claim > 0 && !result.More {
-		c.mu.Lock()
-		c.hungry = false
-		c.mu.Unlock()
-		c.engine.fetcher.await()
-		call(c.engine.options.hooks.idle, c.engine.queue.Name())
-	}
-}
-
-// compare gives back what Redis says we own and we do not run, and cancels what we run and Redis says is not ours.
-func (c *committer) compare(ctx context.Context) {
-	owned, err := c.engine.queue.Owned(ctx, c.engine.runnerID)
-	if err != nil {
-		c.engine.logger.Warn("could not compare the tasks that run here with redis; it will be tried again", "error", err)
-		time.AfterFunc(backoff(4), c.poke)
-		return
-	}
-	c.mu.Lock()
-	c.reconcile = false
-	c.mu.Unlock()
-	for _, r := range c.engine.snapshot() {
-		if !owned[r.member] {
-			r.Logger().Warn("redis says that this task is no longer this runner's: its run is cancelled")
-			r.tell(ErrLeaseLost)
-		}
-		delete(owned, r.member)
-	}
-	for member := range owned {
-		c.giveBackLost(ctx, member)
-	}
-	call(c.engine.options.hooks.reconciled, c.engine.queue.Name())
-}
-
-// giveBackLost returns a claim whose answer was lost.
-func (c *committer) giveBackLost(ctx context.Context, member string) {
-	epoch, id, ok := store.ParseMember(member)
-	if !ok {
-		return
-	}
-	hash, err := c.engine.queue.Get(ctx, id)
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrWrongType) {
-		c.mustReconcile()
-		return
-	}
-	r := c.engine.newRun(&store.Claim{
-		ID: id, Task: hash["task"], Epoch: epoch, Attempt: int(parseInt(hash["attempt"])), Keep: hash["keep"] != "",
-	})
-	r.local = hash["local"] != ""
-	c.giveBack(r, "claim answer lost")
-}
-
-// giveBack returns a claim that did not run; its attempt does not count.
-func (c *committer) giveBack(r *Run, reason string) {
-	r.over = true // nobody else knows of it yet
-	r.cancel(ErrShutdown)
-	c.engine.add(r)
-	if !r.local {
-		c.engine.free.Add(-1) // leave frees a slot
-	}
-	c.leave(r, r.back(reason, r.uncountedAttempt()))
 }
 
 // abandon tells everyone who waits that nothing will be written any more.

@@ -1,0 +1,100 @@
+package redtask
+
+import "github.com/redtask/redtask/internal/store"
+
+const (
+	maxBatchEmits = 256
+	maxBatchBytes = 1 << 20
+)
+
+type op uint8
+
+const (
+	opEmit op = iota
+	opWrite
+	opLeave
+	opSwap
+	opKeep
+)
+
+// item is one thing that a run has to say to Redis.
+type item struct {
+	op      op
+	run     *Run
+	text    string // event; data tried
+	fields  []string
+	leave   *store.Leave
+	next    *Run
+	event   string
+	settled chan<- string // gets the code; nil if nobody waits
+}
+
+// collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim.
+func (c *committer) collect() (*store.Batch, []item) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := &store.Batch{Number: c.number + 1}
+	n, emits, size := 0, 0, 0
+	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits < maxBatchEmits && size < maxBatchBytes {
+		i := &c.items[n]
+		size += i.size()
+		i.addTo(batch)
+		if i.op == opEmit {
+			emits++
+		}
+		n++
+	}
+	items := c.items[:n:n]
+	if n == len(c.items) {
+		c.items = nil
+	} else {
+		c.items = c.items[n:]
+	}
+	c.makeRoom(emits)
+	if c.hungry && !c.reconcile && c.engine.mayClaim() {
+		batch.Claim = int(max(0, min(c.engine.free.Load(), store.MaxBatch)))
+	}
+	if batch.Empty() && batch.Claim == 0 {
+		return nil, nil
+	}
+	c.number++
+	return batch, items
+}
+
+func (c *committer) makeRoom(emits int) {
+	if emits == 0 {
+		return
+	}
+	c.emits -= emits
+	close(c.room)
+	c.room = make(chan struct{})
+}
+
+func (i *item) size() int {
+	n := len(i.text) + len(i.event)
+	for _, field := range i.fields {
+		n += len(field)
+	}
+	if i.leave != nil {
+		for _, field := range i.leave.Fields {
+			n += len(field)
+		}
+	}
+	return n
+}
+
+func (i *item) addTo(b *store.Batch) {
+	r := i.run
+	switch i.op {
+	case opEmit:
+		b.Emit(r.id, i.text)
+	case opWrite:
+		b.Write(r.id, r.member, i.fields...)
+	case opLeave:
+		b.Leave(r.id, r.member, i.leave)
+	case opSwap:
+		b.Swap(r.id, r.member, i.next.epoch, i.text, i.event, r.keep)
+	case opKeep:
+		b.KeepOld(r.id, r.member, i.text, string(r.data))
+	}
+}

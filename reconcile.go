@@ -1,0 +1,62 @@
+package redtask
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// compare gives back what Redis says we own and we do not run, and cancels what we run and Redis says is not ours.
+func (c *committer) compare(ctx context.Context) {
+	owned, err := c.engine.queue.Owned(ctx, c.engine.runnerID)
+	if err != nil {
+		c.engine.logger.Warn("could not compare the tasks that run here with redis; it will be tried again", "error", err)
+		time.AfterFunc(backoff(4), c.poke)
+		return
+	}
+	c.mu.Lock()
+	c.reconcile = false
+	c.mu.Unlock()
+	for _, r := range c.engine.snapshot() {
+		if !owned[r.member] {
+			r.Logger().Warn("redis says that this task is no longer this runner's: its run is cancelled")
+			r.tell(ErrLeaseLost)
+		}
+		delete(owned, r.member)
+	}
+	for member := range owned {
+		c.giveBackLost(ctx, member)
+	}
+	call(c.engine.options.hooks.reconciled, c.engine.queue.Name())
+}
+
+// giveBackLost returns a claim whose answer was lost.
+func (c *committer) giveBackLost(ctx context.Context, member string) {
+	epoch, id, ok := store.ParseMember(member)
+	if !ok {
+		return
+	}
+	hash, err := c.engine.queue.Get(ctx, id)
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrWrongType) {
+		c.mustReconcile()
+		return
+	}
+	r := c.engine.newRun(&store.Claim{
+		ID: id, Task: hash["task"], Epoch: epoch, Attempt: int(parseInt(hash["attempt"])), Keep: hash["keep"] != "",
+	})
+	r.local = hash["local"] != ""
+	c.giveBack(r, "claim answer lost")
+}
+
+// giveBack returns a claim that did not run; its attempt does not count.
+func (c *committer) giveBack(r *Run, reason string) {
+	r.over = true // nobody else knows of it yet
+	r.cancel(ErrShutdown)
+	c.engine.add(r)
+	if !r.local {
+		c.engine.free.Add(-1) // leave frees a slot
+	}
+	c.leave(r, r.back(reason, r.uncountedAttempt()))
+}

@@ -1,0 +1,105 @@
+package redtask
+
+import (
+	"strings"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// settle does what the answer to a batch means.
+func (c *committer) settle(items []item, batch *store.Batch, result *store.Result) {
+	c.engine.setClock(result.Now)
+	switch result.Outcome {
+	case store.Unregistered:
+		for i := range items {
+			c.settleItem(&items[i], "lost")
+		}
+		c.engine.lease.lost()
+	case store.Replayed:
+		c.settleReplayed(items)
+	case store.Applied:
+		code := 0
+		for i := range items {
+			if items[i].op != opEmit {
+				c.settleItem(&items[i], result.Codes[code])
+				code++
+			}
+		}
+		c.takeClaims(batch, result)
+	}
+}
+
+// settleReplayed: the batch is applied, but its codes and claims were in the lost reply. Claims are found by comparing; a write, which
+// someone may wait for, is simply written again.
+func (c *committer) settleReplayed(items []item) {
+	c.mustReconcile()
+	var again []item
+	for i := range items {
+		switch items[i].op {
+		case opWrite, opKeep:
+			again = append(again, items[i])
+		default:
+			c.settleItem(&items[i], "ok")
+		}
+	}
+	c.mu.Lock()
+	c.items = append(again, c.items...)
+	c.mu.Unlock()
+}
+
+func (c *committer) settleItem(i *item, code string) {
+	switch i.op {
+	case opEmit:
+		return
+	case opLeave:
+		c.engine.remove(i.run)
+		c.logLeave(i, code)
+	case opSwap:
+		c.engine.remove(i.run)
+		if code == "ok" {
+			c.engine.add(i.next)
+		}
+	case opKeep, opWrite:
+		if code != "ok" && i.settled == nil {
+			i.run.Logger().Warn("could not write the task's record", "reason", strings.TrimPrefix(code, "broken:"))
+		}
+		if code == "lost" {
+			i.run.tell(ErrLeaseLost)
+		}
+	}
+	if i.settled != nil {
+		i.settled <- code
+	}
+}
+
+func (c *committer) logLeave(i *item, code string) {
+	switch {
+	case code == "lost":
+		i.run.Logger().Warn("the end of this run was not written: the task is no longer this runner's", "state", i.leave.State)
+	case strings.HasPrefix(code, "broken:"):
+		i.run.Logger().Error("could not write the task's record: look at its key with TYPE", "state", i.leave.State, "reason", code[len("broken:"):])
+	case i.leave.State == "SCHEDULED":
+		c.engine.promoter.dueAt(c.engine.now() + i.leave.Delay)
+	}
+}
+
+func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
+	for _, fault := range result.Faults {
+		c.engine.logger.Error("a key of the queue cannot be used: find it with TYPE, and delete or rename it", "reason", fault)
+	}
+	for _, drop := range result.Drops {
+		c.engine.logger.Warn("dropped an ID from the line", "id", drop.ID, "reason", drop.Reason)
+	}
+	for i := range result.Claims {
+		if !c.engine.launch(&result.Claims[i]) {
+			c.giveBack(c.engine.newRun(&result.Claims[i]), "shutdown")
+		}
+	}
+	if batch.Claim > 0 && !result.More {
+		c.mu.Lock()
+		c.hungry = false
+		c.mu.Unlock()
+		c.engine.fetcher.await()
+		call(c.engine.options.hooks.idle, c.engine.queue.Name())
+	}
+}
