@@ -182,7 +182,7 @@ func (c *committer) Serve(ctx context.Context) {
 			c.abandonItems(items)
 			return
 		}
-		c.settle(items, batch, result)
+		c.settle(ctx, items, batch, result)
 	}
 }
 

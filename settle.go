@@ -1,13 +1,14 @@
 package redtask
 
 import (
+	"context"
 	"strings"
 
 	"github.com/redtask/redtask/internal/store"
 )
 
 // settle does what the answer to a batch means.
-func (c *committer) settle(items []item, batch *store.Batch, result *store.Result) {
+func (c *committer) settle(ctx context.Context, items []item, batch *store.Batch, result *store.Result) {
 	c.engine.setClock(result.Now)
 	switch result.Outcome {
 	case store.Unregistered:
@@ -16,7 +17,7 @@ func (c *committer) settle(items []item, batch *store.Batch, result *store.Resul
 		}
 		c.engine.lease.lost()
 	case store.Replayed:
-		c.settleReplayed(items)
+		c.settleReplayed(ctx, items)
 	case store.Applied:
 		code := 0
 		for i := range items {
@@ -31,13 +32,15 @@ func (c *committer) settle(items []item, batch *store.Batch, result *store.Resul
 
 // settleReplayed: the batch is applied, but its codes and claims were in the lost reply. Claims are found by comparing; a write, which
 // someone may wait for, is simply written again.
-func (c *committer) settleReplayed(items []item) {
+func (c *committer) settleReplayed(ctx context.Context, items []item) {
 	c.mustReconcile()
 	var again []item
 	for i := range items {
 		switch items[i].op {
 		case opWrite, opKeep:
 			again = append(again, items[i])
+		case opSwap:
+			c.settleItem(&items[i], c.askSwapped(ctx, items[i].next))
 		default:
 			c.settleItem(&items[i], "ok")
 		}
@@ -45,6 +48,19 @@ func (c *committer) settleReplayed(items []item) {
 	c.mu.Lock()
 	c.items = append(again, c.items...)
 	c.mu.Unlock()
+}
+
+// askSwapped asks whether a run took over: had a pending stop won, it must not begin.
+func (c *committer) askSwapped(ctx context.Context, next *Run) string {
+	for attempt := 0; ; attempt++ {
+		owned, err := c.engine.queue.Owns(ctx, c.engine.runnerID, next.member)
+		switch {
+		case err == nil && owned:
+			return "ok"
+		case err == nil || !c.tryAgain(ctx, attempt, err):
+			return "lost"
+		}
+	}
 }
 
 func (c *committer) settleItem(i *item, code string) {

@@ -91,6 +91,15 @@ func (q *Queue) Owned(ctx context.Context, runner string) (map[string]bool, erro
 	return members, nil
 }
 
+// Owns reports whether a member is in running:RUNNER.
+func (q *Queue) Owns(ctx context.Context, runner, member string) (bool, error) {
+	owned, err := q.rdb.SIsMember(ctx, q.keys.running(runner), member).Result()
+	if err != nil {
+		return false, fmt.Errorf("look for %s of runner %s: %w", member, runner, explain(err))
+	}
+	return owned, nil
+}
+
 // ParseMember is the reverse of Member.
 func ParseMember(member string) (epoch int64, id string, ok bool) {
 	head, id, found := strings.Cut(member, ":")

@@ -1,0 +1,247 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+func TestReload(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		v := newVersions()
+		registry := NewRegistry()
+		registry.Register("test/versions", v.factory)
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/versions", "one")
+		require.Equal(t, "one", receive(t, "start", v.starts))
+		before, err := client.Get(testContext(t), id)
+		require.NoError(t, err)
+
+		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
+		require.Equal(t, "one:"+ErrReloaded.Error(), receive(t, "end of the old", v.ends))
+		require.Equal(t, "two", receive(t, "start of the new", v.starts))
+		after, err := client.Get(testContext(t), id)
+		require.NoError(t, err)
+		require.JSONEq(t, `"two"`, string(after.Data))
+		require.Greater(t, after.Epoch, before.Epoch)
+		require.Equal(t, StateRunning, after.State)
+		require.Equal(t, 1, after.Attempt)
+		require.False(t, e.rdb.HExists(t.Context(), e.key("task:"+id), "reload_data").Val())
+
+		require.NoError(t, client.Stop(testContext(t), id))
+		require.Equal(t, StateStopped, wait(t, client, id).State)
+	})
+}
+
+func TestReloadThatFailsKeepsTheOld(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		v := newVersions()
+		registry := NewRegistry()
+		registry.Register("test/versions", v.factory)
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/versions", "one")
+		require.Equal(t, "one", receive(t, "start", v.starts))
+		events, err := client.Watch(testContext(t), id)
+		require.NoError(t, err)
+
+		require.NoError(t, client.ReloadWith(testContext(t), id, "bad"))
+		for event := range events {
+			if event.Event == EventReloadFailed {
+				require.Contains(t, string(event.Data), "cannot do bad")
+				break
+			}
+		}
+		key := e.key("task:" + id)
+		eventually(t, "data restored", func() bool { return !e.rdb.HExists(t.Context(), key, "reload_data").Val() })
+		require.Equal(t, `"one"`, e.rdb.HGet(t.Context(), key, "data").Val())
+		require.Empty(t, v.ends, "the old one goes on")
+
+		// The same by hand: the hash's data changed, then the word.
+		e.rdb.HSet(t.Context(), key, "data", `"bad"`)
+		e.rdb.Publish(t.Context(), e.key("control:"+id), "reload")
+		eventually(t, "data restored", func() bool { return e.rdb.HGet(t.Context(), key, "data").Val() == `"one"` })
+		e.rdb.HSet(t.Context(), key, "data", `"three"`)
+		e.rdb.Publish(t.Context(), e.key("control:"+id), "reload")
+		require.Equal(t, "three", receive(t, "start of the new", v.starts))
+		require.NoError(t, client.Stop(testContext(t), id))
+		wait(t, client, id)
+	})
+}
+
+// A stop beats a reload: the new instance's Init is cancelled and it never starts.
+func TestStopBeatsReload(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		inInit, b := make(chan struct{}), newBlocker()
+		registry := NewRegistry()
+		first := true
+		registry.Register("test/slow", func() Task {
+			task := b.factory().(scripted)
+			if first {
+				first = false
+				return task
+			}
+			task.script.init = func(ctx context.Context, _ json.RawMessage) error {
+				close(inInit)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return task
+		})
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/slow", nil)
+		receive(t, "run", b.running)
+		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
+		receive(t, "init of the new", inInit)
+		require.NoError(t, client.Stop(testContext(t), id))
+		require.Equal(t, StateStopped, wait(t, client, id).State)
+		require.Empty(t, b.running)
+	})
+}
+
+// An ordinary end beats a reload whose new instance is not ready.
+func TestEndBeatsReload(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		inInit, end := make(chan struct{}), make(chan struct{})
+		registry := NewRegistry()
+		instances := 0
+		registry.Register("test/slow", func() Task {
+			instances++
+			if instances == 1 {
+				return (&script{start: func(ctx context.Context) error {
+					<-end
+					return FromContext(ctx).SetOutput("first")
+				}}).task()
+			}
+			return (&script{init: func(ctx context.Context, _ json.RawMessage) error {
+				close(inInit)
+				<-ctx.Done()
+				return ctx.Err()
+			}}).task()
+		})
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/slow", nil)
+		eventually(t, "running", func() bool { r, err := client.Get(testContext(t), id); return err == nil && r.State == StateRunning })
+		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
+		receive(t, "init of the new", inInit)
+		close(end)
+		record := wait(t, client, id)
+		require.Equal(t, StateEnded, record.State)
+		require.JSONEq(t, `"first"`, string(record.Output))
+	})
+}
+
+// cutSwap loses the answer of the commit that hands a task from one run to the next.
+type cutSwap struct {
+	lossy
+	before func() // runs before that commit
+	once   sync.Once
+}
+
+func (c *cutSwap) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		var lost error
+		if cmd.Name() == "evalsha" && slices.Contains(cmd.Args(), any("swap")) {
+			c.once.Do(func() { lost = errLostReply })
+		}
+		if lost != nil {
+			c.before()
+		}
+		if err := next(ctx, cmd); err != nil || lost == nil {
+			return err
+		}
+		cmd.SetErr(lost)
+		return lost
+	}
+}
+
+func TestReloadWhoseAnswerIsLost(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		for _, stop := range []bool{false, true} {
+			b := newBlocker()
+			registry := NewRegistry()
+			registry.Register("test/block", b.factory)
+			plain := redis.NewClient(&redis.Options{Addr: e.rdb.Options().Addr})
+			other := &env{rdb: plain, prefix: e.prefix + fmt.Sprint(stop), mini: e.mini, log: e.log}
+			t.Cleanup(func() { _ = plain.Close() })
+			runner := other.runner(t, registry, func(o *RunnerOptions) { o.Lease = time.Minute })
+			client := other.client(t)
+			id := start(t, client, "test/block", nil)
+			first := receive(t, "run", b.running)
+			plain.AddHook(&cutSwap{before: func() {
+				if stop {
+					e.rdb.HSet(t.Context(), other.key("control:"+runner.ID()), id, "stop")
+				}
+			}})
+			require.NoError(t, client.Reload(t.Context(), id))
+			require.ErrorIs(t, receive(t, "the old one is told", b.causes), ErrReloaded)
+			if stop {
+				require.Equal(t, StateStopped, wait(t, client, id).State)
+				eventually(t, "the commit is answered", func() bool {
+					return e.log.has(`msg="redis answers again" queue=default runner=`+runner.ID())
+				})
+				eventually(t, "only monitor and cleanup are left", func() bool { return runner.engines["default"].owned() == 2 })
+				require.Empty(t, b.running, "the new one never begins")
+				continue
+			}
+			second := receive(t, "the new one", b.running)
+			require.Greater(t, second.Epoch(), first.Epoch())
+			require.NoError(t, client.Stop(t.Context(), id))
+			require.Equal(t, StateStopped, wait(t, client, id).State)
+			require.ErrorIs(t, receive(t, "end", b.causes), ErrStopped)
+			require.Empty(t, b.running)
+		}
+	})
+}
+
+// A reload that Redis refuses fails; the old instance and the next reload work.
+func TestReloadThatRedisRefuses(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		b := newBlocker()
+		registry := NewRegistry()
+		registry.Register("test/block", b.factory)
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/block", nil)
+		receive(t, "run", b.running)
+		events, err := client.Watch(testContext(t), id)
+		require.NoError(t, err)
+		require.NoError(t, e.rdb.Rename(t.Context(), e.key("epoch"), e.key("kept")).Err())
+		require.NoError(t, e.rdb.Set(t.Context(), e.key("epoch"), "x", 0).Err())
+		require.NoError(t, client.Reload(t.Context(), id))
+		for event := range events {
+			if event.Event == EventReloadFailed {
+				break
+			}
+		}
+		require.Empty(t, b.causes, "the old one goes on")
+		require.NoError(t, e.rdb.Rename(t.Context(), e.key("kept"), e.key("epoch")).Err())
+		require.NoError(t, client.Reload(t.Context(), id))
+		receive(t, "the new one", b.running)
+		require.NoError(t, client.Stop(t.Context(), id))
+		require.Equal(t, StateStopped, wait(t, client, id).State)
+	})
+}
+
+func TestReloadWaiting(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		id := start(t, client, "test/versions", "one")
+		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
+		v := newVersions()
+		registry := NewRegistry()
+		registry.Register("test/versions", v.factory)
+		e.runner(t, registry, nil)
+		require.Equal(t, "two", receive(t, "start", v.starts))
+	})
+}
