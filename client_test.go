@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -256,16 +257,30 @@ func TestWrongTypes(t *testing.T) {
 	})
 }
 
-// A line of the wrong type is reported, and served again once it is mended.
-func TestRunnerSurvivesWrongTypeOfLine(t *testing.T) {
-	onBoth(t, func(t *testing.T, e *env) {
-		registry := NewRegistry()
-		registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
-		e.rdb.Set(t.Context(), e.key("wait"), "x", 0)
-		e.runner(t, registry, nil)
-		eventually(t, "a log line that names the key", func() bool { return e.log.has(e.key("wait")) })
-		e.rdb.Del(t.Context(), e.key("wait"))
-		client := e.client(t)
-		require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/end", nil)).State)
-	})
+// A key of the wrong type is reported, and used again once it is mended: nothing in line is lost meanwhile.
+func TestRunnerSurvivesWrongTypes(t *testing.T) {
+	for _, key := range []string{"wait", "epoch", "counters", "scheduled"} {
+		t.Run(key, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				registry := NewRegistry()
+				registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
+				client := e.client(t)
+				var id string
+				if key != "wait" {
+					id = start(t, client, "test/end", nil)
+					require.NoError(t, e.rdb.LPush(t.Context(), e.key("wait"), "missing").Err())
+				}
+				require.NoError(t, e.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: e.key(key), Values: []string{"a", "b"}}).Err())
+				e.runner(t, registry, nil)
+				if key != "scheduled" { // nothing needs that one here
+					eventually(t, "a log line that names the key", func() bool { return e.log.has(e.key(key)) })
+				}
+				require.NoError(t, e.rdb.Del(t.Context(), e.key(key)).Err())
+				if id != "" {
+					require.Equal(t, StateEnded, wait(t, client, id).State)
+				}
+				require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/end", nil)).State)
+			})
+		})
+	}
 }

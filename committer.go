@@ -150,10 +150,14 @@ func (c *committer) do(f func(context.Context)) {
 
 // lookAgain says that tasks may be in line.
 func (c *committer) lookAgain() {
-	c.mu.Lock()
-	c.hungry = true
-	c.mu.Unlock()
+	c.setHungry(true)
 	c.poke()
+}
+
+func (c *committer) setHungry(hungry bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hungry = hungry
 }
 
 func (c *committer) mustReconcile() {

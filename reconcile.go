@@ -13,7 +13,7 @@ func (c *committer) compare(ctx context.Context) {
 	owned, err := c.engine.queue.Owned(ctx, c.engine.runnerID)
 	if err != nil {
 		c.engine.logger.Warn("could not compare the tasks that run here with redis; it will be tried again", "error", err)
-		time.AfterFunc(backoff(4), c.poke)
+		time.AfterFunc(backoff(faultBackoff), c.poke)
 		return
 	}
 	c.mu.Lock()

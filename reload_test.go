@@ -188,7 +188,7 @@ func TestReloadWhoseAnswerIsLost(t *testing.T) {
 			if stop {
 				require.Equal(t, StateStopped, wait(t, client, id).State)
 				eventually(t, "the commit is answered", func() bool {
-					return e.log.has(`msg="redis answers again" queue=default runner=`+runner.ID())
+					return e.log.has(`msg="redis answers again" queue=default runner=` + runner.ID())
 				})
 				eventually(t, "only monitor and cleanup are left", func() bool { return runner.engines["default"].owned() == 2 })
 				require.Empty(t, b.running, "the new one never begins")

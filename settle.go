@@ -3,9 +3,13 @@ package redtask
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/redtask/redtask/internal/store"
 )
+
+// faultBackoff is the attempt whose backoff, about half a second, a broken key has before it is looked at again.
+const faultBackoff = 4
 
 // settle does what the answer to a batch means.
 func (c *committer) settle(ctx context.Context, items []item, batch *store.Batch, result *store.Result) {
@@ -111,10 +115,13 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 			c.giveBack(c.engine.newRun(&result.Claims[i]), "shutdown")
 		}
 	}
+	if len(result.Faults) > 0 { // what is broken stays so for a while
+		c.setHungry(false)
+		time.AfterFunc(backoff(faultBackoff), c.lookAgain)
+		return
+	}
 	if batch.Claim > 0 && !result.More {
-		c.mu.Lock()
-		c.hungry = false
-		c.mu.Unlock()
+		c.setHungry(false)
 		c.engine.fetcher.await()
 		call(c.engine.options.hooks.idle, c.engine.queue.Name())
 	}

@@ -45,6 +45,7 @@ type env struct {
 	keys    keys
 	mini    *miniredis.Miniredis // nil on real Redis
 	numbers map[string]int64     // last batch of each runner
+	claims  map[string]Claim     // of a world
 }
 
 // onBoth runs a test on miniredis and on real Redis.

@@ -47,13 +47,17 @@ func (s *Store) Queue(name string) *Queue {
 
 func (q *Queue) Name() string { return q.name }
 
-// Announce adds a queue to the known ones, and refuses a Redis that speaks another version of the protocol.
+// Announce adds a queue to the known ones, and refuses a Redis that speaks another version of the protocol. It reads first: a full Redis
+// accepts no additions, and needs runners all the more.
 func (s *Store) Announce(ctx context.Context, queue string) error {
 	key := s.prefix + ":protocol"
-	if err := s.rdb.SetNX(ctx, key, Protocol, 0).Err(); err != nil {
-		return fmt.Errorf("read %s: %w", key, explain(err))
-	}
 	found, err := s.rdb.Get(ctx, key).Result()
+	if errors.Is(err, redis.Nil) {
+		if err := s.rdb.SetNX(ctx, key, Protocol, 0).Err(); err != nil {
+			return fmt.Errorf("write %s: %w", key, explain(err))
+		}
+		found, err = s.rdb.Get(ctx, key).Result()
+	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", key, explain(err))
 	}
@@ -61,8 +65,13 @@ func (s *Store) Announce(ctx context.Context, queue string) error {
 		return fmt.Errorf("%w: %s says %q, this library speaks %q; use the matching version of redtask, or another prefix",
 			ErrProtocol, key, found, Protocol)
 	}
-	if err := s.rdb.SAdd(ctx, s.prefix+":queues", queue).Err(); err != nil {
-		return fmt.Errorf("add queue %q to %s:queues: %w", queue, s.prefix, explain(err))
+	key = s.prefix + ":queues"
+	known, err := s.rdb.SIsMember(ctx, key, queue).Result()
+	if err == nil && !known {
+		err = s.rdb.SAdd(ctx, key, queue).Err()
+	}
+	if err != nil {
+		return fmt.Errorf("add queue %q to %s: %w", queue, key, explain(err))
 	}
 	return nil
 }

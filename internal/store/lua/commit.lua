@@ -42,6 +42,17 @@ local function fault(key, reply)
   faults[#faults + 1] = key .. ': ' .. reply.err
 end
 
+-- A call on a key of the queue that may hold anything. Once the first event is out nothing here may raise an error: the batch would be
+-- sent again, and its events with it.
+local function on(key, command, ...)
+  local reply = try(command, key, ...)
+  if failed(reply) then
+    fault(key, reply)
+    return nil
+  end
+  return reply
+end
+
 local function publish(id, kind, event)
   redis.call('PUBLISH', base .. 'events:' .. id, '{"event":"' .. kind .. '",' .. event)
 end
@@ -96,16 +107,13 @@ function apply.leave(id, key, at, n, member)
   end
   if state == 'SCHEDULED' then
     local due = integer(now + delay)
-    try('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
-    local reply = try('ZADD', scheduled, due, id)
-    if failed(reply) then
-      fault(scheduled, reply)
-      return 'broken:' .. reply.err
+    if not on(scheduled, 'ZADD', due, id) then
+      return 'broken:' .. faults[#faults]
     end
+    try('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
     try('HDEL', key, 'runner', 'started_at', 'recoveries')
     gone[#gone + 1] = member
   else
-    try('HDEL', key, 'state', 'runner', 'started_at', 'recoveries')
     back[#back + 1], back_members[#back_members + 1] = id, member
   end
   publish(id, string.lower(state), event)
@@ -146,7 +154,7 @@ function apply.keep(id, key, at)
   if found[1] == tried then
     redis.call('HSET', key, 'data', old)
   end
-  if redis.call('HGET', control, id) == 'reload' then
+  if intents and redis.call('HGET', control, id) == 'reload' then
     redis.call('HDEL', control, id)
   end
 end
@@ -180,21 +188,16 @@ end
 local function release()
   for index, scores in pairs(final) do
     if #scores > 0 then
-      local reply = try('ZADD', base .. 'final:' .. index, unpack(scores))
-      if failed(reply) then
-        fault(base .. 'final:' .. index, reply)
-      end
+      on(base .. 'final:' .. index, 'ZADD', unpack(scores))
     end
   end
   if #back > 0 then
-    local reply = try('RPUSH', wait, unpack(back))
-    if failed(reply) then
-      fault(wait, reply) -- they stay this runner's: with the lease they come back to a line that works again
-    else
-      for _, member in ipairs(back_members) do
+    if on(wait, 'RPUSH', unpack(back)) then
+      for i, member in ipairs(back_members) do
+        try('HDEL', base .. 'task:' .. back[i], 'state', 'runner', 'started_at', 'recoveries')
         gone[#gone + 1] = member
       end
-    end
+    end -- else they stay this runner's, and come back when the line works again
   end
   if #gone > 0 then
     redis.call('SREM', running, unpack(gone))
@@ -210,14 +213,20 @@ end
 
 -- A hash that cannot be run and can be written ends in EXCEPTION, where someone will see it.
 local function refuse(id, key, message)
-  local epoch = integer(redis.call('INCR', counter))
+  local number = on(counter, 'INCR')
+  if not number then
+    return false
+  end
+  local epoch = integer(number)
   local data = '{"error":' .. quote(message) .. '}'
   redis.call('HSET', key, 'state', 'EXCEPTION', 'error', message, 'epoch', epoch, 'ended_at', now)
   try('ZADD', base .. 'final:EXCEPTION', now, id)
   announce(base, id, 'exception', data, '', epoch, now)
   drop(id, message)
+  return true
 end
 
+-- Returns false if a key of the queue is broken: then the IDs stay in line.
 local function read(ids, seen, found)
   for i = #ids, 1, -1 do
     local id = ids[i]
@@ -234,17 +243,19 @@ local function read(ids, seen, found)
       task[7], task[8] = id, key
       found[#found + 1] = task
     elseif redis.call('EXISTS', key) == 1 then
-      refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again')
+      if not refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again') then
+        return false
+      end
     else
       drop(id, 'there is no hash with this ID')
     end
   end
+  return true
 end
 
 local function claim_all(found)
-  local last_epoch = try('INCRBY', counter, #found)
-  if failed(last_epoch) then
-    fault(counter, last_epoch)
+  local last_epoch = on(counter, 'INCRBY', #found)
+  if not last_epoch then
     return false
   end
   local members, epochs = {}, {}
@@ -272,21 +283,14 @@ local function tail(key, n)
   if n < 1 then
     return {}
   end
-  local ids = try('LRANGE', key, -n, -1)
-  if failed(ids) then
-    fault(key, ids)
-    return {}
-  end
-  return ids
+  return on(key, 'LRANGE', -n, -1) or {}
 end
 
 local function claim()
   local woken = tail(inbox, want)
   local line = tail(wait, want - #woken)
   local seen, found = {}, {}
-  read(woken, seen, found)
-  read(line, seen, found)
-  if #found > 0 and not claim_all(found) then
+  if not read(woken, seen, found) or not read(line, seen, found) or (#found > 0 and not claim_all(found)) then
     return false
   end
   if #woken > 0 then
@@ -296,11 +300,10 @@ local function claim()
     redis.call('LTRIM', wait, 0, -#line - 1)
   end
   if #drops > 0 then
-    redis.call('HINCRBY', counters, 'dropped', #drops / 2)
+    on(counters, 'HINCRBY', 'dropped', #drops / 2)
   end
   -- An ID left in the inbox would wait for this runner alone.
-  while #woken == want and redis.call('EXISTS', inbox) == 1 do
-    redis.call('LMOVE', inbox, wait, 'RIGHT', 'RIGHT')
+  while #woken == want and redis.call('EXISTS', inbox) == 1 and on(inbox, 'LMOVE', wait, 'RIGHT', 'RIGHT') do
   end
   return #woken + #line == want
 end

@@ -9,7 +9,7 @@
 local cleaner = KEYS[1]
 local base, me, ttl, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-redis.call('ZREM', base .. 'final:ENDED', '')
+redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
 local holder = redis.call('GET', cleaner)
 if holder and holder ~= me then
   return {}

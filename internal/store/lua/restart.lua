@@ -19,7 +19,7 @@ end
 if found[5] == nonce or state == 'WAIT' or state == 'SCHEDULED' then
   return { 'waiting', state }
 end
-redis.call('ZREM', base .. 'final:STOPPED', '')
+redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
 if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
   local control = base .. 'control:' .. runner
   if redis.call('HGET', control, id) == 'stop' then

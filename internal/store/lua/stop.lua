@@ -22,6 +22,7 @@ end
 if FINAL[state] then
   return { 'final', state }
 end
+redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
 if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
   redis.call('HSET', base .. 'control:' .. runner, id, 'stop')
   redis.call('PUBLISH', base .. 'control:' .. id, 'stop')
@@ -29,10 +30,9 @@ if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner 
 end
 
 -- In line, scheduled, or in nobody's hands. Its ID stays in `wait`, where the next claim drops it: LREM would cost a walk of the line.
-redis.call('ZREM', scheduled, '')
 local now, number = clock(), integer(redis.call('INCR', counter))
 redis.call('HSET', key, 'state', 'STOPPED', 'epoch', number, 'ended_at', now)
 try('ZADD', base .. 'final:' .. index_of('STOPPED', kept), now, id)
-redis.call('ZREM', scheduled, id)
+try('ZREM', scheduled, id)
 announce(base, id, 'stopped', 'null', task, number, now)
 return { 'stopped', state }

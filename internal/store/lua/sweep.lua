@@ -8,6 +8,7 @@
 local index, kept = KEYS[1], KEYS[2]
 local base, state = ARGV[1], ARGV[2]
 
+redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
 local removed = 0
 for i = 3, #ARGV do
   local id = ARGV[i]

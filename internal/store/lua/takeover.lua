@@ -18,10 +18,11 @@ if not score or (score ~= '0' and (score ~= seen or tonumber(score) > tonumber(n
 end
 -- From here on the runner can neither renew nor commit: score 0 says so until its last task has moved.
 redis.call('ZADD', runners, 0, dead)
-redis.call('HDEL', runner, 'batch')
+try('HDEL', runner, 'batch')
 
 local done = { back = 0, delayed = 0, stopped = 0, poisoned = 0 }
 
+-- Each of these copies first: an error there cuts the call, with this task and those after it untouched.
 local function end_task(id, key, task, state, keep, message)
   local epoch = integer(redis.call('INCR', counter))
   local data = message and '{"error":' .. quote(message) .. '}' or 'null'
@@ -33,13 +34,13 @@ local function end_task(id, key, task, state, keep, message)
   announce(base, id, string.lower(state), data, task, epoch, now)
 end
 
-local function wait_again(id, key, task, recoveries)
+local function wait_again(id, key, task, recoveries, attempt)
   local epoch = integer(redis.call('INCR', counter))
   local data = '{"reason":"recovered","recoveries":' .. recoveries .. ',"runner":' .. quote(dead) .. '}'
   if recoveries == 1 then
-    redis.call('HDEL', key, 'state', 'runner', 'started_at')
-    redis.call('HSET', key, 'recoveries', recoveries, 'epoch', epoch)
     redis.call('RPUSH', wait, id)
+    redis.call('HDEL', key, 'state', 'runner', 'started_at')
+    redis.call('HSET', key, 'recoveries', recoveries, 'epoch', epoch, 'attempt', attempt)
     announce(base, id, 'wait', data, task, epoch, now)
     done.back = done.back + 1
     return
@@ -47,8 +48,8 @@ local function wait_again(id, key, task, recoveries)
   -- Spread over half to one and a half of the delay: the poison's neighbours come back at other times than the poison.
   local delay = math.min(longest, first * 2 ^ (recoveries - 2)) * (500 + jitter) / 1000
   jitter = (jitter * 31 + 17) % 1000
-  redis.call('HSET', key, 'state', 'SCHEDULED', 'recoveries', recoveries, 'epoch', epoch, 'due_at', integer(now + delay))
   redis.call('ZADD', scheduled, integer(now + delay), id)
+  redis.call('HSET', key, 'state', 'SCHEDULED', 'recoveries', recoveries, 'epoch', epoch, 'attempt', attempt, 'due_at', integer(now + delay))
   redis.call('HDEL', key, 'runner', 'started_at')
   announce(base, id, 'scheduled', data, task, epoch, now)
   done.delayed = done.delayed + 1
@@ -66,7 +67,7 @@ local function recover(id, member_epoch)
     announce(base, id, 'removed', '{"reason":"runner gone"}', task, integer(redis.call('INCR', counter)), now)
     return
   end
-  if redis.call('HGET', control, id) == 'stop' then
+  if try('HGET', control, id) == 'stop' then
     end_task(id, key, task, 'STOPPED', found[7], nil)
     done.stopped = done.stopped + 1
     return
@@ -76,15 +77,15 @@ local function recover(id, member_epoch)
     recoveries = 0
   end
   recoveries = recoveries + 1
-  -- A recovery is not an attempt.
-  redis.call('HSET', key, 'attempt', integer(math.max(0, (tonumber(found[4]) or 1) - 1)))
+  local attempt = integer(math.max(0, (tonumber(found[4]) or 1) - 1)) -- a recovery is not an attempt
   if recoveries > most then
     end_task(id, key, task, 'EXCEPTION', found[7],
       'its runner died ' .. recoveries .. ' times while it ran: recovery given up; find out what kills the process, then restart the task')
+    redis.call('HSET', key, 'attempt', attempt)
     done.poisoned = done.poisoned + 1
     return
   end
-  wait_again(id, key, task, recoveries)
+  wait_again(id, key, task, recoveries, attempt)
 end
 
 while redis.call('EXISTS', inbox) == 1 do
@@ -100,7 +101,7 @@ for _, member in ipairs(members) do
 end
 local moved = done.back + done.delayed + done.stopped + done.poisoned
 if moved > 0 then
-  redis.call('HINCRBY', counters, 'recovered', moved)
+  try('HINCRBY', counters, 'recovered', moved)
 end
 local left = redis.call('SCARD', running)
 if left == 0 then
