@@ -48,8 +48,8 @@
 //   - [ErrReloaded], new data: the new instance takes over.
 //   - [ErrRestarted]: back at the head of the line, attempts counted from zero. This holds whatever the task returns.
 //   - [ErrTimedOut], it ran longer than its TaskOptions.Timeout: EXCEPTION.
-//   - [ErrLeaseLost], the runner could not reach Redis for too long: another run has the task by then or soon, and what this one returns
-//     is not written.
+//   - [ErrLeaseLost], the runner could not reach Redis for too long: the task goes on in another run. This one is to return without
+//     further effects; what it returns is written only if its claim still holds.
 //
 // Any other return keeps its own meaning: [ErrDone] is ENDED (the work was finished all the same), an error made by [Fail] is ERROR, the
 // rest is EXCEPTION.

@@ -1,0 +1,11 @@
+// Package readme_md declares what the blocks of README.md use and do not show.
+package readme_md
+
+import "context"
+
+type Mail struct{ To string }
+
+var (
+	send func(ctx context.Context, mail Mail) (string, error)
+	poll func(ctx context.Context, feed string)
+)
