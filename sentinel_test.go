@@ -56,7 +56,7 @@ func TestSentinelFailover(t *testing.T) {
 func replicate(t *testing.T, rdb *redis.Client) {
 	t.Helper()
 	conn := rdb.Conn()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	require.NoError(t, conn.Set(t.Context(), "last", 1, 0).Err())
 	replicas, err := conn.Wait(t.Context(), 1, 10*time.Second).Result()
 	require.NoError(t, err)

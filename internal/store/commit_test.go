@@ -8,6 +8,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// everything fills a batch with each kind of item once.
+func everything(b *Batch, claims map[string]Claim, epoch int64) {
+	b.Emit("end", `{"event":"mine","id":"end"}`)
+	for _, id := range []string{"write", "end", "back", "later", "gone", "swap", "keep"} {
+		c := claims[id]
+		switch id {
+		case "write":
+			b.Write(id, c.member(), "checkpoint", "1", "progress", "2")
+		case "end":
+			b.Leave(id, c.member(), &Leave{State: "ENDED", Event: tail(&c, 2), Fields: []string{"output", "out"}})
+		case "back":
+			b.Leave(id, c.member(), &Leave{State: "WAIT", Event: tail(&c, 1), Fields: []string{"attempt", "0"}})
+		case "later":
+			b.Leave(id, c.member(), &Leave{State: "SCHEDULED", Delay: 60_000, Event: tail(&c, 1), Keep: true})
+		case "gone":
+			b.Leave(id, c.member(), &Leave{State: "REMOVED", Event: tail(&c, 1)})
+		case "swap":
+			b.Swap(id, c.member(), epoch, "new", tail(&c, 1), false)
+		case "keep":
+			b.KeepOld(id, c.member(), "bad", `{"of":1}`)
+		}
+	}
+}
+
 // All that a batch can say, and a claim, in one call.
 func TestCommitEverything(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
@@ -21,26 +45,7 @@ func TestCommitEverything(t *testing.T) {
 		e.start("next")
 		result := e.commit("r", 1, func(b *Batch) {
 			require.True(t, b.Empty())
-			b.Emit("end", `{"event":"mine","id":"end"}`)
-			for _, id := range []string{"write", "end", "back", "later", "gone", "swap", "keep"} {
-				claim := c[id]
-				switch id {
-				case "write":
-					b.Write(id, claim.member(), "checkpoint", "1", "progress", "2")
-				case "end":
-					b.Leave(id, claim.member(), &Leave{State: "ENDED", Event: tail(&claim, 2), Fields: []string{"output", "out"}})
-				case "back":
-					b.Leave(id, claim.member(), &Leave{State: "WAIT", Event: tail(&claim, 1), Fields: []string{"attempt", "0"}})
-				case "later":
-					b.Leave(id, claim.member(), &Leave{State: "SCHEDULED", Delay: 60_000, Event: tail(&claim, 1), Keep: true})
-				case "gone":
-					b.Leave(id, claim.member(), &Leave{State: "REMOVED", Event: tail(&claim, 1)})
-				case "swap":
-					b.Swap(id, claim.member(), epoch, "new", tail(&claim, 1), false)
-				case "keep":
-					b.KeepOld(id, claim.member(), "bad", `{"of":1}`)
-				}
-			}
+			everything(b, c, epoch)
 			require.Equal(t, 7, b.Fenced())
 			require.False(t, b.Empty())
 		})

@@ -120,7 +120,7 @@ func TestBadReplies(t *testing.T) {
 		require.ErrorContains(t, err, "commit: redis answered with an unexpected shape")
 	}
 	require.Equal(t, "7", text(int64(7)))
-	require.Equal(t, "", text(7.5))
+	require.Empty(t, text(7.5))
 	require.EqualValues(t, 7, number("7"))
 	require.Zero(t, number("7.5"))
 	require.Zero(t, number(nil))

@@ -206,7 +206,7 @@ func TestPromote(t *testing.T) {
 		moved, next, err = e.queue.Promote(e.ctx(), 2)
 		require.NoError(t, err)
 		require.Equal(t, 1, moved)
-		require.EqualValues(t, integer(t, e.hash("later")["due_at"]), next)
+		require.Equal(t, integer(t, e.hash("later")["due_at"]), next)
 		moved, _, err = e.queue.Promote(e.ctx(), 2)
 		require.NoError(t, err)
 		require.Zero(t, moved)

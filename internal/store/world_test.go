@@ -89,7 +89,7 @@ var touched = map[string]string{
 	"start":           "wait task:end1 final:ENDED final:kept",
 	"expired":         "cleaner final:ENDED final:ERROR",
 	"sweep":           "final:ENDED final:kept task:end1",
-	"take over": "runners runner:dead running:dead inbox:dead control:dead epoch counters task:dead1 final:STOPPED " +
+	"take over": "runners runner:dead running:dead inbox:dead control:dead wait scheduled epoch counters task:dead1 final:STOPPED " +
 		"final:EXCEPTION",
 	"commit": "wait running:r inbox:r runner:r control:r epoch scheduled counters task:run1 task:w1 final:ENDED",
 }
