@@ -54,6 +54,9 @@ func (c *committer) collect() (*store.Batch, []item) {
 	if c.hungry && !c.reconcile && c.engine.mayClaim() {
 		batch.Claim = int(max(0, min(c.engine.free.Load(), store.MaxBatch)))
 	}
+	if batch.Claim > 0 {
+		c.hungry = false // before the call: whoever says meanwhile that IDs are in line means the next one
+	}
 	if batch.Empty() && batch.Claim == 0 {
 		return nil, nil
 	}

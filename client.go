@@ -173,18 +173,23 @@ func (c *Client) Get(ctx context.Context, id string) (*Record, error) {
 // Wait waits until a task is final, and returns its record. It waits for one that does not exist yet, too. A task that is removed before
 // its record could be read is [ErrNotFound]. ctx bounds the wait.
 func (c *Client) Wait(ctx context.Context, id string) (*Record, error) {
-	events, err := c.Watch(ctx, id)
-	if err != nil {
-		return nil, err
+	for {
+		events, err := c.Watch(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		final := false
+		for event := range events {
+			final = event.final()
+		}
+		if !final {
+			return nil, fmt.Errorf("redtask: wait for task %q: %w", id, context.Cause(ctx))
+		}
+		record, err := c.Get(ctx, id)
+		if err != nil || record.State.Final() {
+			return record, err
+		} // else somebody has started it again already
 	}
-	final := false
-	for event := range events {
-		final = event.final()
-	}
-	if !final {
-		return nil, fmt.Errorf("redtask: wait for task %q: %w", id, context.Cause(ctx))
-	}
-	return c.Get(ctx, id)
 }
 
 func newRecord(queue, id string, h map[string]string) *Record {

@@ -150,14 +150,10 @@ func (c *committer) do(f func(context.Context)) {
 
 // lookAgain says that tasks may be in line.
 func (c *committer) lookAgain() {
-	c.setHungry(true)
-	c.poke()
-}
-
-func (c *committer) setHungry(hungry bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.hungry = hungry
+	c.hungry = true
+	c.mu.Unlock()
+	c.poke()
 }
 
 func (c *committer) mustReconcile() {

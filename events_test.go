@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redtask/redtask/internal/redistest"
@@ -132,6 +133,48 @@ func TestWatchAFinalTask(t *testing.T) {
 		require.Len(t, got, 1)
 		require.Equal(t, EventError, got[0].Event)
 		require.JSONEq(t, `{"error":"no"}`, string(got[0].Data))
+	})
+}
+
+// late holds back commands until it is released.
+type late struct {
+	lossy
+	command string
+	until   chan struct{}
+}
+
+func (l *late) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == l.command {
+			<-l.until
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// What comes after Watch returned is not missed, even if the task is final by the time that the watcher reads its record.
+func TestWatchIsCompleteFromItsReturn(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/tick", Func(func(ctx context.Context, _ any) error { return FromContext(ctx).Emit("tick", 1) }))
+		e.runner(t, registry, nil)
+		rdb := redis.NewClient(&redis.Options{Addr: e.rdb.Options().Addr})
+		t.Cleanup(func() { _ = rdb.Close() })
+		ended := make(chan struct{})
+		rdb.AddHook(&late{command: "hgetall", until: ended})
+		client, err := NewClient(rdb, ClientOptions{Prefix: e.prefix})
+		require.NoError(t, err)
+		events, err := client.Watch(testContext(t), "42")
+		require.NoError(t, err)
+		_, err = e.client(t).StartWith(testContext(t), "test/tick", nil, StartOptions{ID: "42"})
+		require.NoError(t, err)
+		wait(t, e.client(t), "42")
+		close(ended)
+		var kinds []string
+		for event := range events {
+			kinds = append(kinds, event.Event)
+		}
+		require.Equal(t, []string{"running", "tick", "ended"}, kinds)
 	})
 }
 

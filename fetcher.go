@@ -58,25 +58,16 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
 			return nil
 		case <-f.idle:
 		}
-		for {
-			found, err := f.wait(ctx, blocker)
-			if err != nil {
-				return err
-			}
-			if found {
-				f.engine.committer.lookAgain()
-				break
-			}
-			if ctx.Err() != nil {
-				return nil
-			}
+		if err := f.wait(ctx, blocker); err != nil {
+			return err
 		}
+		f.engine.committer.lookAgain() // after a timeout too: the slow poll behind the push
 	}
 }
 
 // wait blocks until work is there. When ctx ends it asks the server to end the call, so that the answer says for certain whether an ID
 // was moved, and cuts the connection if that does not work.
-func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) (bool, error) {
+func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) error {
 	returned := make(chan struct{})
 	interrupted := make(chan struct{})
 	go func() {
@@ -87,13 +78,13 @@ func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) (bool, error
 			f.interrupt(blocker, returned)
 		}
 	}()
-	found, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
+	_, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
 	close(returned)
 	<-interrupted
 	if ctx.Err() != nil && err != nil {
 		f.open = true
 	}
-	return found, err
+	return err
 }
 
 func (f *fetcher) interrupt(blocker *store.Blocker, returned <-chan struct{}) {

@@ -38,6 +38,7 @@ func (c *committer) settle(ctx context.Context, items []item, batch *store.Batch
 // someone may wait for, is simply written again.
 func (c *committer) settleReplayed(ctx context.Context, items []item) {
 	c.mustReconcile()
+	c.lookAgain()
 	var again []item
 	for i := range items {
 		switch items[i].op {
@@ -115,13 +116,13 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 			c.giveBack(c.engine.newRun(&result.Claims[i]), "shutdown")
 		}
 	}
-	if len(result.Faults) > 0 { // what is broken stays so for a while
-		c.setHungry(false)
+	switch {
+	case batch.Claim == 0:
+	case len(result.Faults) > 0: // what is broken stays so for a while
 		time.AfterFunc(backoff(faultBackoff), c.lookAgain)
-		return
-	}
-	if batch.Claim > 0 && !result.More {
-		c.setHungry(false)
+	case result.More:
+		c.lookAgain()
+	default:
 		c.engine.fetcher.await()
 		call(c.engine.options.hooks.idle, c.engine.queue.Name())
 	}

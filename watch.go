@@ -74,11 +74,12 @@ type watcher struct {
 type position struct{ epoch, seq int64 }
 
 func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
-	last := w.checkRecord(ctx)
+	last, err := w.settle(ctx, subscription)
 	for last == nil {
-		var err error
-		last, err = w.read(ctx, subscription)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			last, err = w.read(ctx, subscription)
+		}
+		if last != nil || ctx.Err() != nil {
 			break
 		}
 		_ = subscription.Close() // what failed is why we are here
@@ -87,7 +88,7 @@ func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
 		}
 		clear(w.seen)
 		w.put(Event{Event: EventGap, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()})
-		last = w.checkRecord(ctx)
+		last, err = w.settle(ctx, subscription)
 	}
 	_ = subscription.Close() // it is not read any more
 	if last == nil {
@@ -121,31 +122,67 @@ func (w *watcher) reconnect(ctx context.Context) *store.Subscription {
 	return nil
 }
 
-// read puts messages into the buffer, and returns the final event of a single task.
+// read returns the final event of a single task.
 func (w *watcher) read(ctx context.Context, subscription *store.Subscription) (*Event, error) {
+	for {
+		message, err := subscription.Next(ctx)
+		var last *Event
+		switch {
+		case err != nil:
+		case message == nil: // silence: look whether the end was missed
+			last, err = w.settle(ctx, subscription)
+		default:
+			last = w.take(message.Payload)
+		}
+		if last != nil || err != nil {
+			return last, err
+		}
+	}
+}
+
+// take puts an event into the buffer; the final one of a single task is returned instead.
+func (w *watcher) take(payload string) *Event {
+	var event Event
+	if json.Unmarshal([]byte(payload), &event) != nil || event.Event == "" || w.repeated(&event) {
+		return nil // not one of ours, since anyone may publish; or seen before
+	}
+	if w.id != "" && event.final() {
+		return &event
+	}
+	w.put(event)
+	return nil
+}
+
+// settle returns the final event of a single task that is final in Redis. Events from before that may still be on their way: what the
+// server sent before it answers the ping comes first.
+func (w *watcher) settle(ctx context.Context, subscription *store.Subscription) (*Event, error) {
+	last := w.checkRecord(ctx)
+	if last == nil {
+		return nil, nil
+	}
+	if err := subscription.Ping(ctx); err != nil {
+		return nil, err
+	}
 	for {
 		message, err := subscription.Next(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if message == nil { // silence: look whether the end was missed
-			if last := w.checkRecord(ctx); last != nil {
-				return last, nil
-			}
-			continue
+		if message == nil {
+			return w.unlessOvertaken(last), nil
 		}
-		var event Event
-		if json.Unmarshal([]byte(message.Payload), &event) != nil || event.Event == "" {
-			continue // not one of ours: anyone may publish
+		if event := w.take(message.Payload); event != nil {
+			return event, nil
 		}
-		if w.repeated(&event) {
-			continue
-		}
-		if w.id != "" && event.final() {
-			return &event, nil
-		}
-		w.put(event)
 	}
+}
+
+// unlessOvertaken drops a final event that a later run has followed.
+func (w *watcher) unlessOvertaken(last *Event) *Event {
+	if w.seen[w.id].epoch > last.Epoch {
+		return nil
+	}
+	return last
 }
 
 // repeated drops what was published twice because a reply was lost, and marks holes.

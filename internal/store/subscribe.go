@@ -75,10 +75,18 @@ func (s *Subscription) Next(ctx context.Context) (message *redis.Message, err er
 			return nil, fmt.Errorf("subscription: %w", err)
 		}
 		asked = true
-		if err := s.pubsub.Ping(ctx); err != nil {
-			return nil, fmt.Errorf("subscription: %w", err)
+		if err := s.Ping(ctx); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// Ping makes Next return with no message once all that Redis sent before has been read.
+func (s *Subscription) Ping(ctx context.Context) error {
+	if err := s.pubsub.Ping(ctx); err != nil {
+		return fmt.Errorf("subscription: %w", err)
+	}
+	return nil
 }
 
 func isTimeout(err error) bool {
