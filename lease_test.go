@@ -355,3 +355,26 @@ func TestWakeUpDuringAClaim(t *testing.T) {
 		require.Equal(t, StateEnded, wait(t, client, id).State)
 	})
 }
+
+// Whoever took over this runner's tasks died before it was through, and nobody else is there: the runner does it itself.
+func TestFinishATakeover(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
+		runner := e.runner(t, registry, func(o *RunnerOptions) { fastLease(o); o.Locals = []Local{} })
+		client := e.client(t)
+		require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/end", nil)).State, "it works")
+		_, err := e.rdb.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+			p.ZAdd(t.Context(), e.key("runners"), redis.Z{Score: 0, Member: runner.ID()})
+			p.HDel(t.Context(), e.key("runner:"+runner.ID()), "batch")
+			p.HSet(t.Context(), e.key("task:left"), "task", "test/end", "state", "RUNNING", "epoch", "1", "runner", runner.ID(), "attempt", "1")
+			p.SAdd(t.Context(), e.key("running:"+runner.ID()), "1:left")
+			return nil
+		})
+		require.NoError(t, err)
+		record := wait(t, client, "left")
+		require.Equal(t, StateEnded, record.State)
+		require.Equal(t, 1, record.Recoveries)
+		require.Equal(t, 1, record.Attempt)
+	})
+}
