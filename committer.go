@@ -156,6 +156,32 @@ func (c *committer) lookAgain() {
 	c.poke()
 }
 
+// woken says that an ID may be in this runner's inbox.
+func (c *committer) woken() {
+	c.lookAgain()
+	c.do(c.returnInbox)
+}
+
+// returnInbox puts an ID that cannot be claimed here and now back to where others find it: slots may be taken for months.
+func (c *committer) returnInbox(ctx context.Context) {
+	if c.engine.mayClaim() && c.engine.free.Load() > 0 {
+		return // the next batch claims it
+	}
+	for attempt := 0; ; attempt++ {
+		err := c.engine.queue.ReturnInbox(ctx, c.engine.runnerID)
+		switch {
+		case err == nil:
+			return
+		case store.Answered(err): // a broken key: others must not wait behind it
+			c.engine.logger.Warn("could not put an ID back in line; it is tried again", "error", err)
+			time.AfterFunc(backoff(faultBackoff), c.woken)
+			return
+		case !c.tryAgain(ctx, attempt, err):
+			return
+		}
+	}
+}
+
 func (c *committer) mustReconcile() {
 	c.mu.Lock()
 	c.reconcile = true

@@ -13,6 +13,7 @@ func (e *engine) beginDrain() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.draining.Store(true)
+	e.committer.do(e.committer.returnInbox)
 }
 
 // drain ends the tasks that run and waits until Redis has their ends.

@@ -44,7 +44,7 @@ func (f *fetcher) Serve(ctx context.Context) {
 			return
 		}
 		f.engine.logger.Warn("could not wait for tasks; it connects again", "error", err)
-		f.engine.committer.lookAgain() // the cut-off call may have moved an ID
+		f.engine.committer.woken() // the cut-off call may have moved an ID
 		if !pause(ctx, backoff(attempt)) {
 			return
 		}
@@ -58,16 +58,21 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
 			return nil
 		case <-f.idle:
 		}
-		if err := f.wait(ctx, blocker); err != nil {
+		found, err := f.wait(ctx, blocker)
+		if err != nil {
 			return err
 		}
-		f.engine.committer.lookAgain() // after a timeout too: the slow poll behind the push
+		if found {
+			f.engine.committer.woken()
+		} else {
+			f.engine.committer.lookAgain() // the slow poll behind the push
+		}
 	}
 }
 
 // wait blocks until work is there. When ctx ends it asks the server to end the call, so that the answer says for certain whether an ID
 // was moved, and cuts the connection if that does not work.
-func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) error {
+func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) (bool, error) {
 	returned := make(chan struct{})
 	interrupted := make(chan struct{})
 	go func() {
@@ -78,13 +83,13 @@ func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) error {
 			f.interrupt(blocker, returned)
 		}
 	}()
-	_, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
+	found, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
 	close(returned)
 	<-interrupted
 	if ctx.Err() != nil && err != nil {
 		f.open = true
 	}
-	return err
+	return found, err
 }
 
 func (f *fetcher) interrupt(blocker *store.Blocker, returned <-chan struct{}) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -308,52 +307,6 @@ func waitPlain(t *testing.T, e *env, id string) map[string]string {
 		return State(hash["state"]).Final()
 	})
 	return hash
-}
-
-// claimHeld keeps back the answer of one commit that claims, once armed.
-type claimHeld struct {
-	lossy
-	armed         atomic.Bool
-	held, release chan struct{}
-}
-
-func (c *claimHeld) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := next(ctx, cmd)
-		const want = 3 + 8 + 3 // evalsha, digest, number of keys; eight keys; base, runner, batch
-		if args := cmd.Args(); len(args) > want && fmt.Sprint(args[2]) == "8" && fmt.Sprint(args[want]) != "0" && c.armed.CompareAndSwap(true, false) {
-			close(c.held)
-			<-c.release
-		}
-		return err
-	}
-}
-
-// An ID that arrives while a claim is under way, which does not see it any more, is claimed by the next one.
-func TestWakeUpDuringAClaim(t *testing.T) {
-	onBoth(t, func(t *testing.T, e *env) {
-		registry := NewRegistry()
-		registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
-		client := e.client(t)
-		plain := redis.NewClient(&redis.Options{Addr: e.rdb.Options().Addr})
-		t.Cleanup(func() { _ = plain.Close() })
-		slow := &env{rdb: plain, prefix: e.prefix, mini: e.mini, log: e.log}
-		idle := make(chan string, 100)
-		runner := slow.runner(t, registry, func(o *RunnerOptions) { o.hooks.idle = func(queue string) { idle <- queue } })
-		committer := runner.engines["default"].committer
-		receive(t, "idle", idle)
-		hook := &claimHeld{held: make(chan struct{}), release: make(chan struct{})}
-		plain.AddHook(hook)
-		hook.armed.Store(true)
-		committer.lookAgain()
-		receive(t, "a claim that found nothing", hook.held)
-		id := start(t, client, "test/end", nil)
-		eventually(t, "the ID is in the inbox, and the committer has been told", func() bool {
-			return e.rdb.LLen(t.Context(), e.key("inbox:"+runner.ID())).Val() == 1 && len(committer.wake) == 1
-		})
-		close(hook.release)
-		require.Equal(t, StateEnded, wait(t, client, id).State)
-	})
 }
 
 // Whoever took over this runner's tasks died before it was through, and nobody else is there: the runner does it itself.

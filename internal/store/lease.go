@@ -71,6 +71,12 @@ func (q *Queue) Unregister(ctx context.Context, runner string, open bool) (int, 
 	return int(number(reply)), err
 }
 
+// ReturnInbox puts the IDs in a runner's inbox back at the head of the line.
+func (q *Queue) ReturnInbox(ctx context.Context, runner string) error {
+	_, err := q.Unregister(ctx, runner, true)
+	return err
+}
+
 func flag(b bool) string {
 	if b {
 		return "1"
