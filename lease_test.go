@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -194,6 +195,12 @@ func TestOtherProtocolVersion(t *testing.T) {
 		runner, err := NewRunner(e.rdb, NewRegistry(), RunnerOptions{Prefix: e.prefix, Logger: e.logger()})
 		require.NoError(t, err)
 		require.ErrorIs(t, runner.Run(testContext(t)), ErrProtocol)
+
+		embedded, err := NewRunner(e.rdb, NewRegistry(), RunnerOptions{Prefix: e.prefix, Logger: e.logger()})
+		require.NoError(t, err)
+		require.NoError(t, embedded.Start(t.Context()))
+		eventually(t, "the log says so", func() bool { return strings.Count(e.log.String(), "cannot go on") == 2 })
+		require.ErrorIs(t, shutdown(t, embedded), ErrProtocol)
 		_, err = e.client(t).Start(testContext(t), "test/x", nil)
 		require.ErrorIs(t, err, ErrProtocol)
 	})

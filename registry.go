@@ -38,7 +38,7 @@ type entry struct {
 }
 
 // Registry holds the names of tasks that a runner can run. The zero value is not usable; see [NewRegistry]. Its methods may be
-// called from any goroutine, but a runner reads it once, when it starts.
+// called from any goroutine, but a runner reads it once, when it is made.
 type Registry struct {
 	mu      sync.RWMutex
 	entries map[string]*entry

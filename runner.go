@@ -29,10 +29,11 @@ type Runner struct {
 
 	mu       sync.Mutex
 	started  bool
+	failure  error // why the runner cannot go on
 	shutdown *sync.Once
 	stopped  chan struct{} // closed when everything has ended
 	result   error         // read after stopped
-	failed   chan error    // capacity 1: why the runner cannot go on
+	failed   chan struct{} // closed when the runner cannot go on
 	services sync.WaitGroup
 	leases   sync.WaitGroup
 	endParts context.CancelFunc // listener, fetcher, promoter
@@ -40,7 +41,8 @@ type Runner struct {
 }
 
 // NewRunner checks its options, all faults at once, and makes a runner; it does not talk to Redis yet. rdb is a *redis.Client (also one
-// for Sentinel) or a *redis.ClusterClient; the runner does not close it. The registry is read at Start.
+// for Sentinel) or a *redis.ClusterClient; the runner does not close it. The registry is read now:
+// register all tasks before.
 func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOptions) (*Runner, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -53,7 +55,7 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	r := &Runner{
-		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan error, 1),
+		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan struct{}),
 		shutdown: new(sync.Once),
 	}
 	client, err := NewClient(rdb, ClientOptions{Prefix: options.Prefix, MaxData: options.MaxData})
@@ -100,16 +102,15 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
-	var failure error
 	select {
 	case <-ctx.Done():
-	case failure = <-r.failed:
+	case <-r.failed:
 	case <-r.stopped:
 		return r.result
 	}
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.longestShutdown())
 	defer cancel()
-	return errors.Join(failure, r.Shutdown(bounded))
+	return r.Shutdown(bounded)
 }
 
 func (r *Runner) longestShutdown() time.Duration {
@@ -154,11 +155,16 @@ func (r *Runner) startEngine(e *engine, values, parts, last context.Context) {
 	}
 }
 
+// fail ends the runner for a reason that no time will mend.
 func (r *Runner) fail(err error) {
-	select {
-	case r.failed <- err:
-	default:
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failure != nil {
+		return
 	}
+	r.failure = err
+	r.options.Logger.Error("the runner cannot go on: shut it down", "runner", r.id, "error", err)
+	close(r.failed)
 }
 
 func (r *Runner) engineOf(queue string) (*engine, error) {
@@ -178,7 +184,8 @@ func (r *Runner) engineOf(queue string) (*engine, error) {
 // Shutdown gives everything back, in this order: no more claims; tasks with [Stopper] are told, others have [RunnerOptions.Grace], then
 // their ctx is cancelled; each goes back to the head of the line after its goroutine returned, without an attempt counted; the lease
 // is given up last. It returns when that is done, or when ctx ends: then the error names the tasks that did not return. These stay
-// leased until the lease ends, and then run elsewhere, whether they have returned here or not. Further calls wait for the first.
+// leased until the lease ends, and then run elsewhere, whether they have returned here or not. An error also says why a runner could not
+// go on before, such as another version of the protocol in Redis. Further calls wait for the first.
 func (r *Runner) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	started := r.started
@@ -216,5 +223,7 @@ func (r *Runner) stop(ctx context.Context) error {
 	for _, e := range r.engines {
 		all = append(all, e.unregister(ctx))
 	}
-	return errors.Join(all...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(append([]error{r.failure}, all...)...)
 }

@@ -77,7 +77,7 @@ func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
 	last, err := w.settle(ctx, subscription)
 	for last == nil {
 		if err == nil {
-			last, err = w.read(ctx, subscription)
+			last, _ = w.read(ctx, subscription) // what failed shows again below
 		}
 		if last != nil || ctx.Err() != nil {
 			break

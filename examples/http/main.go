@@ -49,22 +49,32 @@ func run(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	if err := runner.Start(ctx); err != nil {
-		return err
-	}
+	// Streams of events have no end of their own, and Shutdown would wait for them; other requests are finished.
+	streams, endStreams := context.WithCancel(ctx)
+	defer endStreams()
+	server := &http.Server{Handler: routes(streams, runner.Client()), ReadHeaderTimeout: 10 * time.Second}
+	serving := make(chan error, 1)
+	go func() { serving <- server.Serve(listener) }()
+
+	// The runner outlives the requests: it is told to end when the last one is answered.
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	working := make(chan error, 1)
+	go func() {
+		defer close(working)
+		working <- runner.Run(work)
+	}()
 	fmt.Fprintf(os.Stderr, "listening on http://%s\n", listener.Addr())
-	// Requests that stream events end with ctx; Shutdown would wait for them.
-	server := &http.Server{
-		Handler: routes(runner.Client()), BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 10 * time.Second,
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+
 	select {
-	case err = <-failed:
+	case err = <-serving:
+	case err = <-working:
 	case <-ctx.Done():
 	}
-	// First no more requests, then no more tasks: what runs is given back, and goes on elsewhere.
+	endStreams()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	return errors.Join(err, server.Shutdown(end), runner.Shutdown(end))
+	err = errors.Join(err, server.Shutdown(end))
+	endWork()
+	return errors.Join(err, <-working) // what runs is given back, and goes on elsewhere
 }

@@ -2,18 +2,13 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -22,12 +17,22 @@ import (
 	"github.com/redtask/redtask/redtasktest"
 )
 
-func serve(t *testing.T) *httptest.Server {
+// onBoth runs a test of the handlers on miniredis and on real Redis.
+func onBoth(t *testing.T, test func(t *testing.T, h *redtasktest.Harness, url string)) {
 	t.Helper()
-	h := redtasktest.New(t, registry())
-	server := httptest.NewServer(routes(h.Client))
-	t.Cleanup(server.Close)
-	return server
+	t.Parallel()
+	for name, redisURL := range map[string]func(t *testing.T) string{
+		"miniredis": func(*testing.T) string { return redtasktest.Miniredis },
+		"redis":     func(t *testing.T) string { return "redis://" + redistest.Start(t).Addr },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := redtasktest.NewWith(t, registry(), redtasktest.Options{RedisURL: redisURL(t)})
+			server := httptest.NewServer(routes(t.Context(), h.Client))
+			t.Cleanup(server.Close)
+			test(t, h, server.URL)
+		})
+	}
 }
 
 func do(t *testing.T, method, url, body string) (int, string) {
@@ -51,99 +56,120 @@ func start(t *testing.T, url, body string) string {
 	return started.ID
 }
 
-func TestService(t *testing.T) {
-	t.Parallel()
-	server := serve(t)
-	id := start(t, server.URL, `{"to":1000000,"every":"20ms"}`)
-	request, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/tasks/"+id+"/events", nil)
+// stream opens the stream of a task's events.
+func stream(t *testing.T, url, id string) *bufio.Scanner {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), "GET", url+"/tasks/"+id+"/events", nil)
 	require.NoError(t, err)
 	response, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
-	defer response.Body.Close()
+	t.Cleanup(func() { _ = response.Body.Close() })
+	require.Equal(t, http.StatusOK, response.StatusCode)
 	require.Equal(t, "text/event-stream", response.Header.Get("Content-Type"))
-	lines := bufio.NewScanner(response.Body)
-	counts := 0
-	for counts < 3 && lines.Scan() {
-		if lines.Text() == "event: count" {
-			counts++
+	return bufio.NewScanner(response.Body)
+}
+
+// next reads one event: its name and its data; names are "" at the end of the stream.
+func next(t *testing.T, lines *bufio.Scanner) (name, data string) {
+	t.Helper()
+	for lines.Scan() && lines.Text() != "" {
+		key, value, found := strings.Cut(lines.Text(), ": ")
+		require.True(t, found, lines.Text())
+		switch key {
+		case "event":
+			name = value
+		case "data":
+			data = value
 		}
 	}
-	require.Equal(t, 3, counts)
-	status, _ := do(t, "DELETE", server.URL+"/tasks/"+id, "")
-	require.Equal(t, http.StatusNoContent, status)
-	last := ""
-	for lines.Scan() { // the stream ends with the task
-		if event, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
-			last = event
+	return name, data
+}
+
+func TestService(t *testing.T) {
+	onBoth(t, func(t *testing.T, _ *redtasktest.Harness, url string) {
+		id := start(t, url, `{"to":1000000,"every":"20ms"}`)
+		events := stream(t, url, id)
+		last := 0
+		for counts := 0; counts < 3; {
+			name, data := next(t, events)
+			require.Contains(t, []string{redtask.EventRunning, "count"}, name)
+			if name == "count" {
+				n, err := strconv.Atoi(data)
+				require.NoError(t, err)
+				require.Greater(t, n, last)
+				last, counts = n, counts+1
+			}
 		}
-	}
-	require.NoError(t, lines.Err())
-	require.Equal(t, redtask.EventStopped, last)
-	status, text := do(t, "GET", server.URL+"/tasks/"+id, "")
-	require.Equal(t, http.StatusOK, status)
+		require.Equal(t, redtask.StateRunning, show(t, url, id).State)
+
+		status, text := do(t, "DELETE", url+"/tasks/"+id, "")
+		require.Equal(t, http.StatusNoContent, status, text)
+		end := ""
+		for name, _ := next(t, events); name != ""; name, _ = next(t, events) { // the stream ends with the task
+			end = name
+		}
+		require.NoError(t, events.Err())
+		require.Equal(t, redtask.EventStopped, end)
+		record := show(t, url, id)
+		require.Equal(t, redtask.StateStopped, record.State)
+		require.JSONEq(t, `{"to":1000000,"every":"20ms"}`, string(record.Data))
+	})
+}
+
+func show(t *testing.T, url, id string) redtask.Record {
+	t.Helper()
+	status, text := do(t, "GET", url+"/tasks/"+id, "")
+	require.Equal(t, http.StatusOK, status, text)
 	var record redtask.Record
 	require.NoError(t, json.Unmarshal([]byte(text), &record))
-	require.Equal(t, redtask.StateStopped, record.State)
+	return record
+}
+
+// What a task's data says wrong is told by its record: the request was well-formed.
+func TestEnds(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *redtasktest.Harness, url string) {
+		for _, c := range []struct {
+			body   string
+			state  redtask.State
+			output string
+			reason string
+		}{
+			{`{"to":2,"every":"1ms"}`, redtask.StateEnded, "2", ""},
+			{`{"to":2,"every":"0s"}`, redtask.StateError, "null", `every is "0s": use a duration like 1s`},
+			{"", redtask.StateError, "null", `every is "": use a duration like 1s`},
+			{`[]`, redtask.StateException, "null", "cannot unmarshal array"},
+		} {
+			id := start(t, url, c.body)
+			h.Collect(id).RequireState(c.state)
+			record := show(t, url, id)
+			require.Equal(t, c.output, string(record.Output), c.body)
+			require.Contains(t, record.Error, c.reason, c.body)
+			name, _ := next(t, stream(t, url, id)) // of a final task: only its end
+			require.Equal(t, strings.ToLower(string(c.state)), name)
+		}
+	})
 }
 
 func TestRefusals(t *testing.T) {
-	t.Parallel()
-	server := serve(t)
-	final := start(t, server.URL, `{"to":0,"every":"1s"}`)
-	require.Eventually(t, func() bool {
-		_, text := do(t, "GET", server.URL+"/tasks/"+final, "")
-		return strings.Contains(text, `"ENDED"`)
-	}, 30*time.Second, 5*time.Millisecond)
-	for _, c := range []struct {
-		method, path, body string
-		status             int
-	}{
-		{"GET", "/tasks/nothing", "", http.StatusNotFound},
-		{"GET", "/tasks/nothing/events", "", http.StatusNotFound},
-		{"DELETE", "/tasks/nothing", "", http.StatusNotFound},
-		{"DELETE", "/tasks/" + final, "", http.StatusConflict},
-		{"POST", "/tasks/example/count", "{", http.StatusBadRequest},
-		{"POST", "/tasks/bad%20name/x", "{}", http.StatusBadRequest},
-		{"POST", "/tasks/example/count", strings.Repeat(" ", redtask.DefaultMaxData+1), http.StatusRequestEntityTooLarge},
-	} {
-		status, text := do(t, c.method, server.URL+c.path, c.body)
-		require.Equal(t, c.status, status, "%s %s: %s", c.method, c.path, text)
-	}
-}
-
-// SIGTERM ends the service in order: the running task is back in line, with no attempt counted.
-func TestGracefulShutdown(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	binary := filepath.Join(t.TempDir(), "http")
-	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
-	require.NoError(t, err, string(out))
-	cmd := exec.Command(binary, "-listen", "127.0.0.1:0")
-	cmd.Env = append(os.Environ(), "REDIS_URL=redis://"+server.Addr)
-	stderr, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	lines := bufio.NewScanner(stderr)
-	require.True(t, lines.Scan())
-	url, found := strings.CutPrefix(lines.Text(), "listening on ")
-	require.True(t, found, lines.Text())
-	var rest bytes.Buffer
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for lines.Scan() {
-			rest.WriteString(lines.Text() + "\n")
+	onBoth(t, func(t *testing.T, h *redtasktest.Harness, url string) {
+		final := start(t, url, `{"to":0,"every":"1s"}`)
+		h.Collect(final).RequireState(redtask.StateEnded)
+		for _, c := range []struct {
+			method, path, body string
+			status             int
+		}{
+			{"GET", "/tasks/nothing", "", http.StatusNotFound},
+			{"GET", "/tasks/nothing/events", "", http.StatusNotFound},
+			{"DELETE", "/tasks/nothing", "", http.StatusNotFound},
+			{"DELETE", "/tasks/" + final, "", http.StatusConflict},
+			{"POST", "/tasks/example/count", "{", http.StatusBadRequest},
+			{"POST", "/tasks/bad%20name/x", "{}", http.StatusBadRequest},
+			{"POST", "/tasks/example/count", strings.Repeat(" ", redtask.DefaultMaxData+1), http.StatusRequestEntityTooLarge},
+			{"PUT", "/tasks/" + final, "", http.StatusMethodNotAllowed},
+		} {
+			status, text := do(t, c.method, url+c.path, c.body)
+			require.Equal(t, c.status, status, "%s %s: %s", c.method, c.path, text)
+			require.NotEmpty(t, text)
 		}
-	}()
-
-	id := start(t, url, `{"to":1000000,"every":"20ms"}`)
-	task := "redtask:{default}:task:" + id
-	rdb := server.Client(t)
-	require.Eventually(t, func() bool { return rdb.HGet(t.Context(), task, "state").Val() == "RUNNING" }, 30*time.Second, 5*time.Millisecond)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-	<-done
-	require.NoError(t, cmd.Wait(), rest.String())
-	require.Equal(t, "0", rdb.HGet(t.Context(), task, "attempt").Val())
-	require.Equal(t, []string{id}, rdb.LRange(t.Context(), "redtask:{default}:wait", 0, -1).Val())
+	})
 }

@@ -42,10 +42,13 @@ func count(ctx context.Context, in counting) (int, error) {
 	return in.To, nil
 }
 
-type service struct{ client *redtask.Client }
+type service struct {
+	client  *redtask.Client
+	streams context.Context // its end ends the streams of events
+}
 
-func routes(client *redtask.Client) http.Handler {
-	s := &service{client}
+func routes(streams context.Context, client *redtask.Client) http.Handler {
+	s := &service{client: client, streams: streams}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /tasks/{app}/{name}", s.start)
 	mux.HandleFunc("GET /tasks/{id}", s.show)
@@ -58,7 +61,7 @@ func routes(client *redtask.Client) http.Handler {
 func (s *service) start(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, redtask.DefaultMaxData))
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		refuse(w, err)
 		return
 	}
 	var data any
@@ -92,12 +95,15 @@ func (s *service) stop(w http.ResponseWriter, r *http.Request) {
 
 // events streams a task's events as server-sent events, until its last one.
 func (s *service) events(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.streams, cancel)()
 	id := r.PathValue("id")
-	if _, err := s.client.Get(r.Context(), id); err != nil {
+	if _, err := s.client.Get(ctx, id); err != nil {
 		refuse(w, err)
 		return
 	}
-	events, err := s.client.Watch(r.Context(), id)
+	events, err := s.client.Watch(ctx, id)
 	if err != nil {
 		refuse(w, err)
 		return
@@ -108,7 +114,11 @@ func (s *service) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for event := range events {
-		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.Event, event.Data); err != nil || stream.Flush() != nil {
+		data, err := json.Marshal(event.Data) // on one line, as the format wants it
+		if err != nil {
+			return
+		}
+		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.Event, data); err != nil || stream.Flush() != nil {
 			return
 		}
 	}
@@ -123,7 +133,10 @@ func answer(w http.ResponseWriter, status int, value any) {
 // refuse says why, with the status that fits.
 func refuse(w http.ResponseWriter, err error) {
 	status := http.StatusServiceUnavailable
+	var tooLarge *http.MaxBytesError
 	switch {
+	case errors.As(err, &tooLarge):
+		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, redtask.ErrNotFound):
 		status = http.StatusNotFound
 	case errors.Is(err, redtask.ErrInvalid):

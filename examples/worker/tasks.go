@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"math"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/redtask/redtask"
@@ -20,7 +20,7 @@ func registry() *redtask.Registry {
 	r.Register("example/panic", redtask.Func(panics))
 	r.Register("example/crash", redtask.Func(crash))
 	r.Register("example/stubborn", redtask.Func(stubborn))
-	r.Register("example/context", func() redtask.Task { return &inContext{} })
+	r.Register("example/context", func() redtask.Task { return inContext{} })
 	return r
 }
 
@@ -37,12 +37,14 @@ type duration struct {
 	MS int64 `json:"ms"`
 }
 
-func (d duration) timer() <-chan time.Time { return time.After(time.Duration(d.MS) * time.Millisecond) }
-
 // sleep sleeps, and minds that it is told to stop.
 func sleep(ctx context.Context, in duration) error {
+	length, err := milliseconds("ms", in.MS, 0)
+	if err != nil {
+		return err
+	}
 	select {
-	case <-in.timer():
+	case <-time.After(length):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -51,8 +53,21 @@ func sleep(ctx context.Context, in duration) error {
 
 // stubborn sleeps and minds nothing: do not write tasks like this one.
 func stubborn(_ context.Context, in duration) error {
-	<-in.timer()
+	length, err := milliseconds("ms", in.MS, 0)
+	if err != nil {
+		return err
+	}
+	<-time.After(length)
 	return nil
+}
+
+// milliseconds reads a duration from a task's data. Without the bounds a number could make a loop that never rests.
+func milliseconds(field string, n, least int64) (time.Duration, error) {
+	const most = math.MaxInt64 / int64(time.Millisecond)
+	if n < least || n > most {
+		return 0, redtask.Failf("%s is %d: use %d to %d", field, n, least, most)
+	}
+	return time.Duration(n) * time.Millisecond, nil
 }
 
 // loop emits `tick` with a count for as long as it lives, which may be months: deploys and crashes move it, and the count goes on.
@@ -60,21 +75,18 @@ type loop struct {
 	interval time.Duration
 	count    int
 	stop     chan struct{}
-	once     sync.Once
 }
 
 func (l *loop) Init(_ context.Context, data json.RawMessage) error {
 	in := struct {
 		IntervalMS int64 `json:"interval_ms"`
-	}{1000}
+	}{IntervalMS: 1000}
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	if in.IntervalMS < 1 {
-		return redtask.Failf("interval_ms is %d: use at least 1", in.IntervalMS)
-	}
-	l.interval = time.Duration(in.IntervalMS) * time.Millisecond
-	return nil
+	var err error
+	l.interval, err = milliseconds("interval_ms", in.IntervalMS, 1)
+	return err
 }
 
 func (l *loop) Start(ctx context.Context) error {
@@ -102,9 +114,10 @@ func (l *loop) Start(ctx context.Context) error {
 	}
 }
 
-// Stop lets the loop end between two ticks.
-func (l *loop) Stop(context.Context) error {
-	l.once.Do(func() { close(l.stop) })
+// Stop lets the loop end between two ticks; the library calls it at most once.
+func (l *loop) Stop(ctx context.Context) error {
+	redtask.FromContext(ctx).Logger().Info("loop is told to stop")
+	close(l.stop)
 	return nil
 }
 
@@ -127,14 +140,21 @@ type databaseKey struct{}
 
 type database struct{ user string }
 
+// ProvideContext opens what Init and Start use; what it returns is released after the last of them, however that ended.
 func (inContext) ProvideContext(ctx context.Context) (context.Context, func(), error) {
+	logger := redtask.FromContext(ctx).Logger()
 	db := &database{user: "example"}
-	return context.WithValue(ctx, databaseKey{}, db), func() { db.user = "" }, nil
+	logger.Info("database opened")
+	release := func() {
+		db.user = ""
+		logger.Info("database closed")
+	}
+	return context.WithValue(ctx, databaseKey{}, db), release, nil
 }
 
 func (inContext) Init(ctx context.Context, _ json.RawMessage) error {
-	if _, ok := ctx.Value(databaseKey{}).(*database); !ok {
-		return fmt.Errorf("there is no database in the context")
+	if db, ok := ctx.Value(databaseKey{}).(*database); !ok || db.user == "" {
+		return errors.New("there is no open database in the context")
 	}
 	return nil
 }

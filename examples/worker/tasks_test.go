@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -36,21 +38,33 @@ func (w *world) next(events *redis.PubSub) redtask.Event {
 
 func TestHello(t *testing.T) {
 	w := newWorld(t)
-	w.worker()
+	p := w.worker()
 	events := w.watch("42")
 	w.start("42", "example/hello", `{"text":"hi"}`)
+	epoch := int64(0)
 	for i, kind := range []string{"running", "text", "ended"} {
 		event := w.next(events)
 		require.Equal(t, kind, event.Event)
 		require.EqualValues(t, i+1, event.Seq)
 		require.Equal(t, "42", event.ID)
 		require.Equal(t, "example/hello", event.Task)
+		require.WithinDuration(t, time.Now(), event.Time(), time.Minute)
 		if kind != "running" {
 			require.JSONEq(t, `"hi"`, string(event.Data))
+			require.Equal(t, epoch, event.Epoch)
 		}
+		epoch = event.Epoch
 	}
-	w.awaitState("42", "ENDED")
-	require.Equal(t, `"hi"`, w.field("42", "output"))
+	record := w.rdb.HGetAll(t.Context(), key("task:42")).Val()
+	for _, field := range []string{"started_at", "ended_at"} {
+		require.Len(t, record[field], len("1700000000000"), field)
+		delete(record, field)
+	}
+	require.Equal(t, map[string]string{
+		"task": "example/hello", "data": `{"text":"hi"}`, "state": "ENDED", "epoch": strconv.FormatInt(epoch, 10), "attempt": "1",
+		"runner": p.id, "output": `"hi"`,
+	}, record)
+
 	w.cli("HSET", key("task:42"), "state", "WAIT", "data", `{"text":"again"}`)
 	w.cli("LPUSH", key("wait"), "42")
 	w.eventually("it ran again", func() bool { return w.field("42", "output") == `"again"` })
@@ -59,25 +73,46 @@ func TestHello(t *testing.T) {
 func TestEnds(t *testing.T) {
 	w := newWorld(t)
 	w.worker()
+	const longest = "9223372036854"
 	for _, c := range []struct{ task, data, state, field, value string }{
 		{"example/sleep", `{"ms":1}`, "ENDED", "attempt", "1"},
+		{"example/sleep", `{"ms":-1}`, "ERROR", "error", "ms is -1: use 0 to " + longest},
+		{"example/sleep", `{"ms":"1"}`, "EXCEPTION", "attempt", "1"},
+		{"example/stubborn", `{"ms":1}`, "ENDED", "attempt", "1"},
+		{"example/stubborn", `{"ms":-1}`, "ERROR", "error", "ms is -1: use 0 to " + longest},
 		{"example/fail", `{"text":"why not"}`, "ERROR", "error", "failed as asked: why not"},
 		{"example/panic", `{}`, "EXCEPTION", "error", "panic: panicked as asked"},
-		{"example/context", `{}`, "ENDED", "output", `"connected as example"`},
-		{"example/loop", `{"interval_ms":0}`, "ERROR", "error", "interval_ms is 0: use at least 1"},
+		{"example/loop", `{"interval_ms":0}`, "ERROR", "error", "interval_ms is 0: use 1 to " + longest},
+		{"example/loop", `{"interval_ms":-5}`, "ERROR", "error", "interval_ms is -5: use 1 to " + longest},
+		{"example/loop", `{"interval_ms":9223372036855}`, "ERROR", "error", "interval_ms is 9223372036855: use 1 to " + longest},
 		{"example/loop", `[]`, "EXCEPTION", "attempt", "1"},
 		{"example/hallo", `{}`, "EXCEPTION", "error", `no runner of queue "default" knows a task named "example/hallo"; did you mean "example/hello"?`},
 	} {
 		id := c.task + c.data
 		w.start(id, c.task, c.data)
 		w.awaitState(id, c.state)
-		require.Equal(t, c.value, w.field(id, c.field), c.task)
+		require.Equal(t, c.value, w.field(id, c.field), id)
 	}
+	require.Contains(t, w.field("example/panic{}", "stack"), "main.panics")
+}
+
+// What ProvideContext opened is there in Start, and closed after it.
+func TestContext(t *testing.T) {
+	w := newWorld(t)
+	p := w.worker()
+	w.start("1", "example/context", "{}")
+	w.awaitState("1", "ENDED")
+	require.Equal(t, `"connected as example"`, w.field("1", "output"))
+	w.eventually("the database is closed", func() bool { return strings.Contains(p.log.String(), "database closed") })
+	p.signal(syscall.SIGTERM)
+	require.NoError(t, p.awaitExit())
+	require.Equal(t, 1, strings.Count(p.log.String(), "database opened"))
+	require.Equal(t, 1, strings.Count(p.log.String(), "database closed"))
 }
 
 func TestLoopIsReloadedAndStopped(t *testing.T) {
 	w := newWorld(t)
-	w.worker()
+	p := w.worker()
 	events := w.watch("loop")
 	w.start("loop", "example/loop", `{"interval_ms":20}`)
 	require.Equal(t, "running", w.next(events).Event)
@@ -108,9 +143,18 @@ func TestLoopIsReloadedAndStopped(t *testing.T) {
 		requireTick(t, event, count)
 	}
 	w.cli("PUBLISH", key("control:loop"), "what")
+	for event := w.next(events); event.Event != "control_failed"; event = w.next(events) {
+		count++
+		requireTick(t, event, count)
+	}
+	require.Equal(t, 1, p.stops(), "the instance that was replaced was told by Stop")
 	w.cli("PUBLISH", key("control:loop"), "stop")
 	w.awaitState("loop", "STOPPED")
+	require.Equal(t, 2, p.stops(), "and so was the one that was stopped")
 }
+
+// stops counts the calls of the loops' Stop.
+func (p *worker) stops() int { return strings.Count(p.log.String(), "loop is told to stop") }
 
 func requireTick(t *testing.T, event redtask.Event, count int) {
 	t.Helper()
@@ -118,33 +162,4 @@ func requireTick(t *testing.T, event redtask.Event, count int) {
 	var tick struct{ Count int }
 	require.NoError(t, json.Unmarshal(event.Data, &tick))
 	require.Equal(t, count, tick.Count)
-}
-
-// A task that ignores its ctx stays leased: nobody else runs it, and the worker says its name and ends all the same.
-func TestStubborn(t *testing.T) {
-	w := newWorld(t)
-	p := w.worker("-grace", "0")
-	w.start("mule", "example/stubborn", `{"ms":3600000}`)
-	w.awaitState("mule", "RUNNING")
-	w.start("short", "example/stubborn", `{"ms":100}`)
-	w.cli("PUBLISH", key("control:short"), "stop")
-	w.eventually("the short one ends", func() bool { s := w.field("short", "state"); return s == "STOPPED" || s == "ENDED" })
-	p.signal(syscall.SIGTERM)
-	require.Error(t, p.awaitExit())
-	require.Contains(t, p.log.String(), "example/stubborn (ID mule)")
-	require.Equal(t, "RUNNING", w.field("mule", "state"))
-}
-
-func TestBadFlags(t *testing.T) {
-	t.Parallel()
-	for _, args := range [][]string{
-		{"-queues", "a=x"}, {"-queues", "{a}"}, {"-queues", ""}, {"-concurrency", "0"}, {"-lease", "1ms"}, {"-grace", "-5s"}, {"stray"}, {"-nothing"},
-	} {
-		var out syncBuffer
-		require.Error(t, run(t.Context(), args, &out), args)
-	}
-	options, err := parse([]string{"-queues", "default,mail=3", "-concurrency", "7", "-grace", "0"}, &syncBuffer{})
-	require.NoError(t, err)
-	require.Equal(t, map[string]int{"default": 7, "mail": 3}, options.Queues)
-	require.Equal(t, redtask.NoGrace, options.Grace)
 }
