@@ -12,6 +12,7 @@ type op uint8
 const (
 	opEmit op = iota
 	opWrite
+	opProgress // the run's latest report, whatever it is when the batch is made
 	opLeave
 	opSwap
 	opKeep
@@ -38,6 +39,9 @@ func (c *committer) collect() (*store.Batch, []item) {
 	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits < maxBatchEmits && size < maxBatchBytes {
 		i := &c.items[n]
 		size += i.size()
+		if i.op == opProgress {
+			i.fields, i.run.report = []string{"progress", i.run.report}, ""
+		}
 		i.addTo(batch)
 		if i.op == opEmit {
 			emits++
@@ -55,6 +59,7 @@ func (c *committer) collect() (*store.Batch, []item) {
 		batch.Claim = int(max(0, min(c.engine.free.Load(), store.MaxBatch)))
 	}
 	if batch.Claim > 0 {
+		c.engine.fetcher.busy()
 		c.hungry = false // before the call: whoever says meanwhile that IDs are in line means the next one
 	}
 	if batch.Empty() && batch.Claim == 0 {
@@ -91,7 +96,7 @@ func (i *item) addTo(b *store.Batch) {
 	switch i.op {
 	case opEmit:
 		b.Emit(r.id, i.text)
-	case opWrite:
+	case opWrite, opProgress:
 		b.Write(r.id, r.member, i.fields...)
 	case opLeave:
 		b.Leave(r.id, r.member, i.leave)

@@ -102,6 +102,17 @@ func (c *committer) writeLater(r *Run, fields ...string) {
 	c.put(item{op: opWrite, run: r, fields: fields})
 }
 
+// progress stores a report. One that is queued already is replaced: while Redis is away they do not pile up.
+func (c *committer) progress(r *Run, report string) {
+	c.mu.Lock()
+	queued := r.report != ""
+	r.report = report
+	c.mu.Unlock()
+	if !queued {
+		c.put(item{op: opProgress, run: r})
+	}
+}
+
 func writeError(r *Run, code string) error {
 	switch code {
 	case "ok":

@@ -37,6 +37,8 @@ type Run struct {
 	ctx     context.Context // base as ProvideContext wrapped it
 	release func()
 
+	report string // progress that waits to be written; guarded by the committer's mu
+
 	telling sync.WaitGroup // the goroutine that tells the task to stop
 
 	mu        sync.Mutex // guards what follows
@@ -137,7 +139,7 @@ func (r *Run) Progress(report any) error {
 		return err
 	}
 	if r.isActive() {
-		r.engine.committer.writeLater(r, "progress", string(encoded))
+		r.engine.committer.progress(r, string(encoded))
 	}
 	return r.publish("progress", encoded)
 }

@@ -216,48 +216,33 @@ func TestRecordBrokenMeanwhile(t *testing.T) {
 	})
 }
 
-func TestStartLocal(t *testing.T) {
+// An exception handler that ends its goroutine, as a test's FailNow does, ends neither the process nor the slot.
+func TestGoexitInAnExceptionHandler(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/x", Func(func(context.Context, any) error { return errSurprise }))
+		e.runner(t, registry, func(o *RunnerOptions) {
+			o.Queues = map[string]int{"default": 1}
+			o.OnException = []ExceptionHandler{func(context.Context, *Run, error) { runtime.Goexit() }}
+		})
+		client := e.client(t)
+		for range 3 {
+			require.Equal(t, StateException, wait(t, client, start(t, client, "test/x", nil)).State)
+		}
+	})
+}
+
+// The registration's Keep holds for whoever takes the task over from a dead runner.
+func TestKeepOfARegistration(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		b := newBlocker()
-		var failures atomic.Int32
 		registry := NewRegistry()
-		registry.Register("test/block", b.factory)
-		registry.Register("test/flaky", Func(func(context.Context, any) error {
-			if failures.Add(1) == 1 {
-				return errSurprise
-			}
-			return nil
-		}))
-		runner := e.runner(t, registry, nil)
+		registry.RegisterWith("test/kept", b.factory, TaskOptions{Keep: true})
+		e.runner(t, registry, nil)
 		client := e.client(t)
-		id, err := runner.StartLocal(testContext(t), "default", "test/block", 5)
-		require.NoError(t, err)
-		run := receive(t, "run", b.running)
-		require.Equal(t, id, run.ID())
-		record, err := client.Get(testContext(t), id)
-		require.NoError(t, err)
-		require.True(t, record.Local)
-		require.Equal(t, StateRunning, record.State)
-		require.NoError(t, client.Stop(testContext(t), id))
-		eventually(t, "its record is gone", func() bool { _, err := client.Get(testContext(t), id); return errors.Is(err, ErrNotFound) })
-
-		_, err = runner.StartLocal(testContext(t), "default", "test/flaky", nil)
-		require.NoError(t, err)
-		eventually(t, "it runs again after a failure", func() bool { return failures.Load() == 2 })
-
-		_, err = runner.StartLocal(testContext(t), "default", "test/none", nil)
-		require.ErrorIs(t, err, ErrInvalid)
-		_, err = runner.StartLocal(testContext(t), "other", "test/block", nil)
-		require.ErrorIs(t, err, ErrInvalid)
-
-		id, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
-		require.NoError(t, err)
-		receive(t, "run", b.running)
-		require.NoError(t, shutdown(t, runner))
-		_, err = client.Get(testContext(t), id)
-		require.ErrorIs(t, err, ErrNotFound, "a local task goes with its runner")
-		_, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
-		require.ErrorContains(t, err, "shutting down")
+		id := start(t, client, "test/kept", nil)
+		receive(t, "runs", b.running)
+		eventually(t, "the record says so", func() bool { record, err := client.Get(testContext(t), id); return err == nil && record.Keep })
 	})
 }
 
@@ -285,35 +270,5 @@ func FuzzControl(f *testing.F) {
 			require.Equal(t, EventControlFailed, event.Event)
 		}
 		r.cancel(nil)
-	})
-}
-
-// A refused listing must not hold up what the other tasks have to write.
-func TestLocalThatCannotBeListed(t *testing.T) {
-	onBoth(t, func(t *testing.T, e *env) {
-		end := make(chan struct{})
-		registry := NewRegistry()
-		registry.Register("test/work", Func(func(context.Context, any) error { <-end; return nil }))
-		runner := e.runner(t, registry, nil)
-		client := e.client(t)
-		id := start(t, client, "test/work", nil)
-		eventually(t, "it runs", func() bool { r, err := client.Get(testContext(t), id); return err == nil && r.State == StateRunning })
-		eventually(t, "monitor and cleanup run", func() bool { return runner.engines["default"].owned() == 3 })
-		require.NoError(t, e.rdb.Rename(t.Context(), e.key("epoch"), e.key("kept")).Err())
-		require.NoError(t, e.rdb.LPush(t.Context(), e.key("epoch"), "x").Err())
-		ctx, cancel := context.WithCancel(t.Context())
-		failed := make(chan error, 1)
-		go func() {
-			_, err := runner.StartLocal(ctx, "default", "test/work", nil)
-			failed <- err
-		}()
-		eventually(t, "the refusal", func() bool {
-			return e.log.has("redis does not take what tasks did") || e.log.has("a local task failed")
-		})
-		close(end)
-		require.Equal(t, StateEnded, wait(t, client, id).State)
-		cancel()
-		require.ErrorIs(t, receive(t, "the answer", failed), context.Canceled)
-		require.NoError(t, e.rdb.Rename(t.Context(), e.key("kept"), e.key("epoch")).Err())
 	})
 }

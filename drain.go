@@ -85,7 +85,7 @@ func (e *engine) unregister(ctx context.Context) error {
 		return nil
 	}
 	for attempt := 0; ; attempt++ { // a lost answer is asked for again: what is gone is gone
-		_, err := e.queue.Unregister(ctx, e.runnerID, e.fetcher.open)
+		_, err := e.queue.Unregister(ctx, e.runnerID, e.fetcher.open())
 		if err == nil {
 			return nil
 		}

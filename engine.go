@@ -90,17 +90,27 @@ func (e *engine) owned() int {
 	return len(e.runs)
 }
 
-// launch runs a claimed task in a goroutine of its own; false once the engine drains.
+// launch runs a claimed task in a goroutine of its own; false once the engine drains, or if the answer came so late that the fence has
+// fallen: it would not fall again for this run.
 func (e *engine) launch(claim *store.Claim) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.draining.Load() {
+	if e.draining.Load() || e.lease.ranOut() {
 		return false
 	}
 	r := e.newRun(claim)
+	if old := e.runs[r.id]; old != nil { // a failover to an older replica has forgotten that claim
+		if old.member == r.member {
+			return true
+		}
+		old.tell(ErrLeaseLost)
+	}
 	e.runs[r.id] = r
 	e.free.Add(-1)
 	e.tasks.Add(1)
+	if r.keep && !claim.Keep { // who takes over from a dead runner knows no registration
+		e.committer.writeLater(r, "keep", "1")
+	}
 	go func() {
 		defer e.tasks.Done()
 		labels := pprof.Labels("redtask_id", r.id, "redtask_task", r.name)

@@ -22,7 +22,7 @@ func (e *engine) execute(r *Run, reloadPending bool) error {
 	done := false
 	defer func() {
 		if !done { // runtime.Goexit in a task's method unwinds through here: the slot must not be lost
-			_, _ = e.end(r, errGoexit)
+			e.endAborted(r)
 		}
 	}()
 	r.activate("")
@@ -38,6 +38,16 @@ func (e *engine) execute(r *Run, reloadPending bool) error {
 		}
 		next.activate("reloaded")
 		r = next
+	}
+}
+
+// endAborted ends a run whose goroutine was ended by a method of the task, or by an exception handler.
+func (e *engine) endAborted(r *Run) {
+	select {
+	case <-r.returned: // its end was under way
+		e.committer.leave(r, r.final(StateException, errGoexit))
+	default:
+		_, _ = e.end(r, errGoexit)
 	}
 }
 
@@ -154,10 +164,23 @@ func (r *Run) close() error {
 	}
 	r.mu.Unlock()
 	if reload != nil {
-		<-reload.done
+		r.awaitReload(reload)
 	}
 	r.telling.Wait()
 	return told
+}
+
+// awaitReload reports the Init of a new instance that ignores its ctx.
+func (r *Run) awaitReload(reload *reloading) {
+	timer := time.NewTimer(r.engine.options.StuckAfter)
+	defer timer.Stop()
+	select {
+	case <-reload.done:
+		return
+	case <-timer.C:
+		r.engine.reportStuck(r, "Init")
+	}
+	<-reload.done
 }
 
 func (r *Run) free() {

@@ -12,7 +12,7 @@ import (
 type fetcher struct {
 	engine *engine
 	idle   chan struct{} // capacity 1: the line is empty, wait for work
-	open   bool          // a call was cut off: an ID may still arrive in the inbox. Read after Serve returned
+	cutAt  time.Time     // when a call was last cut off: the server may not know yet, and still move an ID. Read after Serve returned
 }
 
 func newFetcher(e *engine) *fetcher { return &fetcher{engine: e, idle: make(chan struct{}, 1)} }
@@ -23,6 +23,19 @@ func (f *fetcher) await() {
 	case f.idle <- struct{}{}:
 	default:
 	}
+}
+
+// busy takes a signal back: a claim is under way that will give one of its own.
+func (f *fetcher) busy() {
+	select {
+	case <-f.idle:
+	default:
+	}
+}
+
+// open reports whether an ID may still arrive in the inbox; only after Serve returned.
+func (f *fetcher) open() bool {
+	return !f.cutAt.IsZero() && time.Since(f.cutAt) < f.blockFor()+time.Second
 }
 
 // blockFor is how long one call blocks: a slow poll behind the push. The server forgets a cut-off call after it, so it must be less than a
@@ -58,6 +71,10 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
 			return nil
 		case <-f.idle:
 		}
+		if f.engine.free.Load() <= 0 { // an ID taken now would wait for a slot here
+			f.engine.committer.lookAgain()
+			continue
+		}
 		found, err := f.wait(ctx, blocker)
 		if err != nil {
 			return err
@@ -86,8 +103,8 @@ func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) (bool, error
 	found, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
 	close(returned)
 	<-interrupted
-	if ctx.Err() != nil && err != nil {
-		f.open = true
+	if err != nil {
+		f.cutAt = time.Now()
 	}
 	return found, err
 }

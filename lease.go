@@ -39,6 +39,14 @@ func (l *lease) fresh() bool {
 	return l.held && time.Since(l.sent) < (o.RenewInterval+o.Lease-o.SafetyMargin)/2
 }
 
+// ranOut reports whether the fence has fallen.
+func (l *lease) ranOut() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.engine.options
+	return !l.held || time.Since(l.sent) >= o.Lease-o.SafetyMargin
+}
+
 // await waits until the lease is held.
 func (l *lease) await(ctx context.Context) error {
 	for {

@@ -103,7 +103,12 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 	}
 	result := make(chan adopted)
 	e := l.engine
-	e.committer.do(func(callCtx context.Context) {
+	var enlist func(callCtx context.Context)
+	enlist = func(callCtx context.Context) {
+		if ctx.Err() == nil && e.find(l.id) != nil { // the end of its last run is queued, and goes first
+			e.committer.do(enlist)
+			return
+		}
 		r, err := l.list(ctx, callCtx)
 		select {
 		case result <- adopted{r, err}:
@@ -115,7 +120,8 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 				e.committer.giveBack(r, "shutdown")
 			}
 		}
-	})
+	}
+	e.committer.do(enlist)
 	select {
 	case a := <-result:
 		return a.run, a.err
@@ -137,6 +143,7 @@ func (l *localTask) list(ctx, callCtx context.Context) (*Run, error) {
 			}
 			continue
 		case epoch == 0:
+			e.lease.lost() // else it would be asked for again and again until the next renewal
 			return nil, ErrLeaseLost
 		}
 		r := e.newRun(&store.Claim{ID: l.id, Task: l.name, Data: string(l.data), Epoch: epoch, Attempt: 1})

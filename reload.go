@@ -10,6 +10,7 @@ import (
 type reloading struct {
 	cancel context.CancelCauseFunc // ends the preparation
 	done   chan struct{}           // closed when it is over
+	tried  string                  // the data that the next run was made with; owned by prepareNext
 	again  bool                    // asked for once more meanwhile; guarded by the run's mu
 	next   *Run                    // prepared and ready; read after done
 }
@@ -30,13 +31,21 @@ func (r *Run) reload(again bool) {
 	go r.prepareNext(ctx, r.reloading)
 }
 
-// prepareNext makes the next run ready, then tells the old one. On failure the old one goes on, and an event says why.
+// prepareNext makes the next run ready, then tells the old one.
 func (r *Run) prepareNext(ctx context.Context, reload *reloading) {
-	defer close(reload.done)
-	next, data, err := r.initNext(ctx)
-	if r.settleReload(reload, next, err) {
-		return
-	}
+	var next *Run
+	err := errGoexit // what stays if Init ends the goroutine
+	defer func() {
+		if !r.settleReload(reload, next, err) {
+			r.reloadFailed(reload, next, err)
+		}
+		close(reload.done)
+	}()
+	next, err = r.initNext(ctx, reload)
+}
+
+// reloadFailed leaves the old run as it is, and an event says why.
+func (r *Run) reloadFailed(reload *reloading, next *Run, err error) {
 	if next != nil {
 		next.discard()
 	}
@@ -49,7 +58,7 @@ func (r *Run) prepareNext(ctx context.Context, reload *reloading) {
 	text := truncate(err.Error(), maxErrorText)
 	r.Logger().Warn("reload failed; the task goes on with its old data", "error", text)
 	_ = r.publish(EventReloadFailed, errorData(text)) // refused only after the end: nobody waits for it then
-	r.engine.committer.keepOld(r, data)
+	r.engine.committer.keepOld(r, reload.tried)
 	if again {
 		r.reload(true)
 	}
@@ -71,16 +80,17 @@ func (r *Run) settleReload(reload *reloading, next *Run, err error) bool {
 	return true
 }
 
-func (r *Run) initNext(ctx context.Context) (*Run, string, error) {
+func (r *Run) initNext(ctx context.Context, reload *reloading) (*Run, error) {
 	data, epoch, err := r.drawNext(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
+	reload.tried = data
 	next := r.engine.newRun(&store.Claim{ID: r.id, Task: r.name, Data: data, Epoch: epoch, Attempt: r.attempt, Keep: r.keep})
 	next.local = r.local
 	stop := context.AfterFunc(ctx, func() { next.cancel(context.Cause(ctx)) })
 	defer stop()
-	return next, data, next.prepare()
+	return next, next.prepare()
 }
 
 // drawNext reads the data and reserves an epoch; while Redis is away it keeps trying, as the old run works on. A refusal fails the reload.
@@ -127,6 +137,12 @@ func (e *engine) handOver(r, next *Run) *Run {
 			e.committer.poke()
 		}
 		return nil
+	}
+	// Whoever tells all runs did not see this one before the answer.
+	if e.draining.Load() {
+		next.tell(ErrShutdown)
+	} else if e.lease.ranOut() {
+		next.tell(ErrLeaseLost)
 	}
 	r.mu.Lock()
 	again := r.reloading.again

@@ -175,7 +175,7 @@ func (r *Runner) engineOf(queue string) (*engine, error) {
 	case e == nil:
 		return nil, fmt.Errorf("%w: this runner does not serve queue %q; it serves %s", ErrInvalid, queue,
 			strings.Join(slices.Sorted(maps.Keys(r.engines)), ", "))
-	case !r.started:
+	case e.localContext == nil:
 		return nil, fmt.Errorf("redtask: the runner is not started")
 	}
 	return e, nil

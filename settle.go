@@ -42,7 +42,7 @@ func (c *committer) settleReplayed(ctx context.Context, items []item) {
 	var again []item
 	for i := range items {
 		switch items[i].op {
-		case opWrite, opKeep:
+		case opWrite, opProgress, opKeep:
 			again = append(again, items[i])
 		case opSwap:
 			c.settleItem(&items[i], c.askSwapped(ctx, items[i].next))
@@ -73,6 +73,11 @@ func (c *committer) settleItem(i *item, code string) {
 	case opEmit:
 		return
 	case opLeave:
+		if strings.HasPrefix(code, "away:") { // the slot of its key is moving, say
+			again := *i
+			time.AfterFunc(backoff(faultBackoff), func() { c.put(again) })
+			return
+		}
 		c.engine.remove(i.run)
 		c.logLeave(i, code)
 	case opSwap:
@@ -80,7 +85,7 @@ func (c *committer) settleItem(i *item, code string) {
 		if code == "ok" {
 			c.engine.add(i.next)
 		}
-	case opKeep, opWrite:
+	case opKeep, opWrite, opProgress:
 		if code != "ok" && i.settled == nil {
 			i.run.Logger().Warn("could not write the task's record", "reason", strings.TrimPrefix(code, "broken:"))
 		}

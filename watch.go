@@ -67,6 +67,7 @@ type watcher struct {
 	id     string
 	events chan Event
 	seen   map[string]position // of a single task, or of all of a queue that are not final
+	known  bool                // the single task has had a record
 	lost   bool                // an event did not fit in the buffer
 }
 
@@ -222,7 +223,7 @@ func (w *watcher) checkRecord(ctx context.Context) *Event {
 	}
 	hash, err := w.queue.Get(ctx, w.id)
 	if errors.Is(err, ErrNotFound) {
-		if _, known := w.seen[w.id]; known {
+		if _, seen := w.seen[w.id]; seen || w.known {
 			return &Event{Event: EventRemoved, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()}
 		}
 		return nil // it may come yet
@@ -230,6 +231,7 @@ func (w *watcher) checkRecord(ctx context.Context) *Event {
 	if err != nil {
 		return nil // Redis is away: the subscription will say so
 	}
+	w.known = true
 	return finalEvent(newRecord(w.queue.Name(), w.id, hash))
 }
 

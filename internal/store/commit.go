@@ -99,7 +99,7 @@ const (
 type Result struct {
 	Outcome Outcome
 	Now     int64    // Redis' clock, Unix ms
-	Codes   []string // one per fenced item: ok, lost, stopped, broken:message
+	Codes   []string // one per fenced item: ok, lost, stopped, broken:message, away:message
 	Claims  []Claim
 	Drops   []Drop
 	Faults  []string // keys of the wrong type and the like

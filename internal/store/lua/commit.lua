@@ -13,7 +13,8 @@
 --
 -- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'replayed', now}: the batch had been applied before;
 -- {'ok', now, codes, claims, drops, faults, unclaimed}:
---   codes, one per fenced item: ok, lost (the epoch is no more this runner's), stopped (a pending stop won), broken:message;
+--   codes, one per fenced item: ok, lost (the epoch is no more this runner's), stopped (a pending stop won), broken:message,
+--   away:message (its key cannot be used just now: say it again);
 --   claims, seven strings each: id, epoch, attempt, task, data, keep, reload; drops: id, reason; faults: messages about keys;
 --   unclaimed: whether IDs may remain in line.
 local wait, running, inbox, runner, control, counter, scheduled, counters = unpack(KEYS)
@@ -26,7 +27,7 @@ if not last then
   return { 'unregistered' }
 end
 local now = clock()
-if last == batch then
+if tonumber(last) >= tonumber(batch) then
   return { 'replayed', now }
 end
 
@@ -61,24 +62,47 @@ local function stop_pending(id)
   return intents and redis.call('HGET', control, id) == 'stop'
 end
 
+-- Returns what is wrong, and whether only for now: then the run stays this runner's.
 local function set(key, at, to)
   if to < at then
     return nil
   end
   local reply = try('HSET', key, unpack(ARGV, at, to))
-  if failed(reply) then
+  if unreachable(reply) then
+    return 'away:' .. reply.err, true
+  elseif failed(reply) then
     return 'broken:' .. reply.err
   end
 end
 
+local function let_go(id, member)
+  gone[#gone + 1], settled[#settled + 1] = member, id
+end
+
+local function put_back(id, member)
+  back[#back + 1], back_members[#back_members + 1] = id, member
+end
+
+-- A restart that was promised comes true even if the task ended by itself before it was told. The event's last `,"id":` is its own:
+-- within its data a quote in a string is escaped, and what is not in a string stands before.
+local function restart(id, key, event, member)
+  try('HDEL', key, 'output', 'error', 'stack', 'progress')
+  try('HSET', key, 'attempt', '0')
+  put_back(id, member)
+  publish(id, 'wait', '"data":{"reason":"restarted"}' .. string.match(event, '.*(,"id":.*)$'))
+end
+
 local function finish(id, key, state, index, event, member)
   local reply = try('HSET', key, 'state', state, 'ended_at', now)
+  if unreachable(reply) then
+    return 'away:' .. reply.err
+  end
   local scores = final[index] or {}
   final[index] = scores
   if not failed(reply) then
     scores[#scores + 1], scores[#scores + 2] = now, id
   end
-  gone[#gone + 1] = member
+  let_go(id, member)
   publish(id, string.lower(state), event)
   return failed(reply) and 'broken:' .. reply.err or nil
 end
@@ -91,14 +115,20 @@ end
 
 function apply.leave(id, key, at, n, member)
   local state, delay, index, event = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  settled[#settled + 1] = id
   if state == 'REMOVED' then
-    redis.call('DEL', key)
-    gone[#gone + 1] = member
+    try('DEL', key)
+    let_go(id, member)
     publish(id, 'removed', event)
     return nil
   end
-  local broken = set(key, at + 4, at + n - 1)
+  local broken, away = set(key, at + 4, at + n - 1)
+  if away then
+    return broken
+  end
+  if FINAL[state] and state ~= 'STOPPED' and intents and redis.call('HGET', control, id) == 'restart' then
+    restart(id, key, event, member)
+    return broken
+  end
   if FINAL[state] then
     return finish(id, key, state, index, event, member) or broken
   end
@@ -112,9 +142,9 @@ function apply.leave(id, key, at, n, member)
     end
     try('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
     try('HDEL', key, 'runner', 'started_at', 'recoveries')
-    gone[#gone + 1] = member
+    let_go(id, member)
   else
-    back[#back + 1], back_members[#back_members + 1] = id, member
+    put_back(id, member)
   end
   publish(id, string.lower(state), event)
   return broken
@@ -123,14 +153,16 @@ end
 function apply.swap(id, key, at, n, member)
   local new_member, epoch, data, event, index = unpack(ARGV, at, at + 4)
   if stop_pending(id) then
-    settled[#settled + 1] = id
     return finish(id, key, 'STOPPED', index, event, member) or 'stopped'
   end
-  local reply = try('HSET', key, 'epoch', epoch, 'data', data, 'started_at', now)
+  local reply = try('HSET', key, 'epoch', epoch, 'started_at', now)
   if failed(reply) then
     return 'broken:' .. reply.err
   end
   local newest = redis.call('HGET', key, 'reload_data')
+  if newest then -- without it the data came from the hash's own field, which somebody may have changed since
+    redis.call('HSET', key, 'data', data)
+  end
   if newest == data then
     redis.call('HDEL', key, 'reload_data')
   end
@@ -195,7 +227,7 @@ local function release()
     if on(wait, 'RPUSH', unpack(back)) then
       for i, member in ipairs(back_members) do
         try('HDEL', base .. 'task:' .. back[i], 'state', 'runner', 'started_at', 'recoveries')
-        gone[#gone + 1] = member
+        let_go(back[i], member)
       end
     end -- else they stay this runner's, and come back when the line works again
   end
@@ -234,6 +266,9 @@ local function read(ids, seen, found)
     local task = try('HMGET', key, 'task', 'data', 'state', 'attempt', 'keep', 'reload_data')
     if seen[id] then
       drop(id, 'in line twice')
+    elseif unreachable(task) then
+      fault(key, task)
+      return false
     elseif failed(task) then
       drop(id, 'its key holds no hash: ' .. task.err)
     elseif task[3] and task[3] ~= 'WAIT' then

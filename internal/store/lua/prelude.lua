@@ -7,6 +7,11 @@ local function failed(reply)
   return type(reply) == 'table' and reply.err ~= nil
 end
 
+-- A key that cannot be used just now, as when its slot moves to another node; one that holds another type is broken for good.
+local function unreachable(reply)
+  return failed(reply) and not string.find(reply.err, 'WRONGTYPE', 1, true)
+end
+
 -- Redis' own time as a string of Unix ms: tostring() would make 1.7e+12 of the number.
 local function clock()
   local t = redis.call('TIME')

@@ -13,7 +13,11 @@ local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, limi
 local moved = 0
 for _, id in ipairs(due) do
   local key = base .. 'task:' .. id
-  if try('HGET', key, 'state') == 'SCHEDULED' then
+  local state = try('HGET', key, 'state')
+  if unreachable(state) then
+    return state -- it stays scheduled
+  end
+  if state == 'SCHEDULED' then
     redis.call('LPUSH', wait, id)
     redis.call('HDEL', key, 'state', 'due_at')
     moved = moved + 1

@@ -14,6 +14,9 @@ for i = 3, #ARGV do
   local id = ARGV[i]
   local key = base .. 'task:' .. id
   local found = try('HMGET', key, 'state', 'keep', 'ended_at')
+  if unreachable(found) then
+    return found
+  end
   if not failed(found) and found[1] == state then
     if found[2] and found[2] ~= '' then
       redis.call('ZADD', kept, found[3] or 0, id)

@@ -58,6 +58,9 @@ end
 local function recover(id, member_epoch)
   local key = base .. 'task:' .. id
   local found = try('HMGET', key, 'task', 'state', 'epoch', 'attempt', 'recoveries', 'started_at', 'keep', 'local')
+  if unreachable(found) then
+    return found
+  end
   if failed(found) or found[2] ~= 'RUNNING' or found[3] ~= member_epoch then
     return -- removed, replaced, or already elsewhere: this member owns nothing
   end
@@ -94,8 +97,9 @@ end
 local members = redis.call('SRANDMEMBER', running, limit)
 for _, member in ipairs(members) do
   local epoch, id = string.match(member, '^(%d+):(.*)$')
-  if id then
-    recover(id, epoch)
+  local fault = id and recover(id, epoch)
+  if fault then
+    return fault -- this one and those after it stay for the next call
   end
   redis.call('SREM', running, member)
 end

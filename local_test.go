@@ -1,0 +1,161 @@
+package redtask
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestStartLocal(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		b := newBlocker()
+		var failures atomic.Int32
+		registry := NewRegistry()
+		registry.Register("test/block", b.factory)
+		registry.Register("test/flaky", Func(func(context.Context, any) error {
+			if failures.Add(1) == 1 {
+				return errSurprise
+			}
+			return nil
+		}))
+		runner := e.runner(t, registry, nil)
+		client := e.client(t)
+		id, err := runner.StartLocal(testContext(t), "default", "test/block", 5)
+		require.NoError(t, err)
+		run := receive(t, "run", b.running)
+		require.Equal(t, id, run.ID())
+		record, err := client.Get(testContext(t), id)
+		require.NoError(t, err)
+		require.True(t, record.Local)
+		require.Equal(t, StateRunning, record.State)
+		require.NoError(t, client.Stop(testContext(t), id))
+		eventually(t, "its record is gone", func() bool { _, err := client.Get(testContext(t), id); return errors.Is(err, ErrNotFound) })
+
+		_, err = runner.StartLocal(testContext(t), "default", "test/flaky", nil)
+		require.NoError(t, err)
+		eventually(t, "it runs again after a failure", func() bool { return failures.Load() == 2 })
+
+		_, err = runner.StartLocal(testContext(t), "default", "test/none", nil)
+		require.ErrorIs(t, err, ErrInvalid)
+		_, err = runner.StartLocal(testContext(t), "other", "test/block", nil)
+		require.ErrorIs(t, err, ErrInvalid)
+
+		id, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
+		require.NoError(t, err)
+		receive(t, "run", b.running)
+		require.NoError(t, shutdown(t, runner))
+		_, err = client.Get(testContext(t), id)
+		require.ErrorIs(t, err, ErrNotFound, "a local task goes with its runner")
+		_, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
+		require.ErrorContains(t, err, "shutting down")
+	})
+}
+
+// A refused listing must not hold up what the other tasks have to write.
+func TestLocalThatCannotBeListed(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		end := make(chan struct{})
+		registry := NewRegistry()
+		registry.Register("test/work", Func(func(context.Context, any) error { <-end; return nil }))
+		runner := e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/work", nil)
+		eventually(t, "it runs", func() bool { r, err := client.Get(testContext(t), id); return err == nil && r.State == StateRunning })
+		eventually(t, "monitor and cleanup run", func() bool { return runner.engines["default"].owned() == 3 })
+		require.NoError(t, e.rdb.Rename(t.Context(), e.key("epoch"), e.key("kept")).Err())
+		require.NoError(t, e.rdb.LPush(t.Context(), e.key("epoch"), "x").Err())
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := runner.StartLocal(ctx, "default", "test/work", nil)
+			failed <- err
+		}()
+		eventually(t, "the refusal", func() bool {
+			return e.log.has("redis does not take what tasks did") || e.log.has("a local task failed")
+		})
+		close(end)
+		require.Equal(t, StateEnded, wait(t, client, id).State)
+		cancel()
+		require.ErrorIs(t, receive(t, "the answer", failed), context.Canceled)
+		require.NoError(t, e.rdb.Rename(t.Context(), e.key("kept"), e.key("epoch")).Err())
+	})
+}
+
+// A local task that runs again while a batch is under way is listed anew only when its removal is written.
+func TestLocalRunsAgain(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var hold atomic.Pointer[chan struct{}]
+		held := make(chan struct{}, 10)
+		own := e.hooked(t, func(keys int) error {
+			if gate := hold.Load(); gate != nil && keys == keysOfCommit {
+				held <- struct{}{}
+				<-*gate
+			}
+			return nil
+		})
+		b := newBlocker()
+		runner := own.runner(t, blockRegistry(b), func(o *RunnerOptions) { o.Locals = []Local{} })
+		client := e.client(t)
+		id, err := runner.StartLocal(testContext(t), "default", "test/block", nil)
+		require.NoError(t, err)
+		first := receive(t, "local", b.running)
+		start(t, client, "test/block", nil)
+		busy := receive(t, "task", b.running)
+		gate := make(chan struct{})
+		hold.Store(&gate)
+		require.NoError(t, busy.Emit("busy", 1)) // a batch under way
+		receive(t, "batch under way", held)
+		require.NoError(t, client.Restart(testContext(t), id))
+		c := runner.engines["default"].committer
+		eventually(t, "both are queued", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return len(c.calls) == 1 && len(c.items) >= 1
+		})
+		hold.Store(nil)
+		close(gate)
+		second := receive(t, "local again", b.running)
+		require.NotEqual(t, first.Epoch(), second.Epoch(), "a new run has an epoch of its own")
+		record, err := client.Get(t.Context(), id)
+		require.NoError(t, err, "the running local task is listed")
+		require.Equal(t, StateRunning, record.State)
+	})
+}
+
+// A local task that finds the lease gone makes the runner register anew at once; it does not ask again and again.
+func TestLocalWhileTheLeaseIsGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var adopts atomic.Int64
+		own := e.hooked(t, func(keys int) error {
+			if keys == keysOfAdopt {
+				adopts.Add(1)
+			}
+			return nil
+		})
+		idle := make(chan struct{}, 10)
+		b := newBlocker()
+		runner := own.runner(t, blockRegistry(b), func(o *RunnerOptions) {
+			o.Locals = []Local{}
+			o.hooks.idle = func(string) { idle <- struct{}{} }
+		})
+		receive(t, "idle", idle)
+		require.NoError(t, e.rdb.Del(t.Context(), e.key("runners"), e.key("runner:"+runner.ID())).Err()) // FLUSHALL
+		_, err := runner.StartLocal(testContext(t), "default", "test/block", nil)
+		require.NoError(t, err)
+		require.Less(t, adopts.Load(), int64(20), "calls to adopt one task")
+	})
+}
+
+// A runner that was shut down before it was started has no local tasks to start.
+func TestStartLocalAfterShutdown(t *testing.T) {
+	t.Parallel()
+	e := onRedis(t)
+	runner, err := NewRunner(e.rdb, blockRegistry(newBlocker()), RunnerOptions{Prefix: e.prefix})
+	require.NoError(t, err)
+	require.NoError(t, runner.Shutdown(t.Context()))
+	_, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
+	require.ErrorContains(t, err, "not started")
+}

@@ -1,0 +1,134 @@
+package redtask
+
+import (
+	"context"
+	"encoding/json"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A shutdown while a reload hands over: the new instance is told, though it was not there when all were.
+func TestShutdownDuringAHandOver(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		b := newBlocker()
+		runner := e.runner(t, blockRegistry(b), func(o *RunnerOptions) { o.Locals = []Local{} })
+		engine := runner.engines["default"]
+		client := e.client(t)
+		x := start(t, client, "test/block", nil)
+		receive(t, "x", b.running)
+		start(t, client, "test/block", nil)
+		receive(t, "y", b.running)
+		release := make(chan struct{})
+		engine.committer.do(func(context.Context) { <-release }) // Redis is slow just now
+		require.NoError(t, client.Reload(testContext(t), x))
+		require.ErrorIs(t, receive(t, "x ends for its successor", b.causes), ErrReloaded)
+		result := make(chan error, 1)
+		go func() { result <- shutdown(t, runner) }()
+		require.ErrorIs(t, receive(t, "y is told", b.causes), ErrShutdown)
+		close(release)
+		require.NoError(t, receive(t, "shutdown", result))
+	})
+}
+
+// redis-cli: HSET data, PUBLISH reload, while an earlier reload is under way.
+func TestReloadAgainWithDataByHand(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		inits, gate := make(chan string, 10), make(chan struct{})
+		running := make(chan string, 10)
+		registry := NewRegistry()
+		registry.Register("test/conf", func() Task {
+			var data string
+			return (&script{
+				init: func(_ context.Context, raw json.RawMessage) error {
+					data = string(raw)
+					inits <- data
+					if data == "1" {
+						<-gate
+					}
+					return nil
+				},
+				start: func(ctx context.Context) error { running <- data; <-ctx.Done(); return ctx.Err() },
+			}).task()
+		})
+		runner := e.runner(t, registry, nil)
+		id := start(t, e.client(t), "test/conf", 0)
+		require.Equal(t, "0", receive(t, "runs", running))
+		reload := func(data string) {
+			require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:"+id), "data", data).Err())
+			require.NoError(t, e.rdb.Publish(t.Context(), e.key("control:"+id), "reload").Err())
+		}
+		receive(t, "init 0", inits)
+		reload("1")
+		require.Equal(t, "1", receive(t, "init 1", inits))
+		reload("2")
+		r := runner.engines["default"].find(id)
+		eventually(t, "the second reload is heard", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.reloading.again })
+		close(gate)
+		require.Equal(t, "1", receive(t, "runs", running))
+		require.Equal(t, "2", receive(t, "runs with what was written last", running))
+	})
+}
+
+// A new instance whose Init ignores its ctx is reported: the stop of its task waits for it.
+func TestStuckInitOfAReload(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var n atomic.Int64
+		gate, second, running := make(chan struct{}), make(chan struct{}), make(chan struct{}, 3)
+		registry := NewRegistry()
+		registry.Register("test/x", func() Task {
+			return (&script{
+				init: func(_ context.Context, _ json.RawMessage) error {
+					if n.Add(1) == 2 {
+						close(second)
+						<-gate
+					}
+					return nil
+				},
+				start: func(ctx context.Context) error { running <- struct{}{}; <-ctx.Done(); return ctx.Err() },
+			}).task()
+		})
+		e.runner(t, registry, func(o *RunnerOptions) { o.StuckAfter = 50 * time.Millisecond })
+		defer close(gate)
+		client := e.client(t)
+		id := start(t, client, "test/x", nil)
+		receive(t, "runs", running)
+		require.NoError(t, client.Reload(testContext(t), id))
+		receive(t, "second init", second)
+		require.NoError(t, client.Stop(testContext(t), id))
+		eventually(t, "the report", func() bool { return e.log.has("ignores that it was told to stop") })
+	})
+}
+
+// Goexit in Init of a reload's new instance, as a test's FailNow does, fails that reload; the next one works.
+func TestGoexitInReload(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var n atomic.Int64
+		running := make(chan struct{}, 3)
+		registry := NewRegistry()
+		registry.Register("test/x", func() Task {
+			return (&script{
+				init: func(_ context.Context, _ json.RawMessage) error {
+					if n.Add(1) == 2 {
+						runtime.Goexit()
+					}
+					return nil
+				},
+				start: func(ctx context.Context) error { running <- struct{}{}; <-ctx.Done(); return ctx.Err() },
+			}).task()
+		})
+		runner := e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/x", nil)
+		receive(t, "runs", running)
+		require.NoError(t, client.Reload(testContext(t), id))
+		eventually(t, "init", func() bool { return n.Load() == 2 })
+		r := runner.engines["default"].find(id)
+		eventually(t, "it failed", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.reloading == nil })
+		require.NoError(t, client.Reload(testContext(t), id))
+		receive(t, "runs again", running)
+	})
+}
