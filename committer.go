@@ -24,7 +24,9 @@ type committer struct {
 	emits     int           // events in items
 	room      chan struct{} // closed when emits fell below the bound
 	hungry    bool          // IDs may be in line
+	inbox     bool          // an ID may be in the inbox, and no slot free for it
 	reconcile bool          // what Redis says we own must be compared with what we run
+	resting   time.Time     // until then neither of the last two is tried again
 	calls     []func(context.Context)
 	closed    bool // nothing is written any more
 
@@ -169,28 +171,18 @@ func (c *committer) lookAgain() {
 
 // woken says that an ID may be in this runner's inbox.
 func (c *committer) woken() {
-	c.lookAgain()
-	c.do(c.returnInbox)
+	c.mu.Lock()
+	c.hungry, c.inbox = true, true
+	c.mu.Unlock()
+	c.poke()
 }
 
 // returnInbox puts an ID that cannot be claimed here and now back to where others find it: slots may be taken for months.
-func (c *committer) returnInbox(ctx context.Context) {
+func (c *committer) returnInbox(ctx context.Context) error {
 	if c.engine.mayClaim() && c.engine.free.Load() > 0 {
-		return // the next batch claims it
+		return nil // the next batch claims it
 	}
-	for attempt := 0; ; attempt++ {
-		err := c.engine.queue.ReturnInbox(ctx, c.engine.runnerID)
-		switch {
-		case err == nil:
-			return
-		case store.Answered(err): // a broken key: others must not wait behind it
-			c.engine.logger.Warn("could not put an ID back in line; it is tried again", "error", err)
-			time.AfterFunc(backoff(faultBackoff), c.woken)
-			return
-		case !c.tryAgain(ctx, attempt, err):
-			return
-		}
-	}
+	return c.engine.queue.ReturnInbox(ctx, c.engine.runnerID)
 }
 
 func (c *committer) mustReconcile() {
@@ -225,14 +217,38 @@ func (c *committer) Serve(ctx context.Context) {
 
 func (c *committer) callAll(ctx context.Context) {
 	c.mu.Lock()
-	calls, reconcile := c.calls, c.reconcile && c.engine.lease.isHeld()
+	calls := c.calls
 	c.calls = nil
+	ready := !time.Now().Before(c.resting) && c.engine.lease.isHeld()
+	inbox, reconcile := ready && c.inbox, ready && c.reconcile
 	c.mu.Unlock()
 	for _, f := range calls {
 		f(ctx)
 	}
+	if inbox {
+		c.attempt(ctx, &c.inbox, c.returnInbox)
+	}
 	if reconcile {
-		c.compare(ctx)
+		c.attempt(ctx, &c.reconcile, c.compare)
+	}
+}
+
+// attempt does what a flag asks for, and lowers the flag first: it may be raised again meanwhile. What fails is tried again after a rest.
+func (c *committer) attempt(ctx context.Context, flag *bool, do func(context.Context) error) {
+	c.mu.Lock()
+	*flag = false
+	c.mu.Unlock()
+	err := do(ctx)
+	if err == nil {
+		return
+	}
+	rest := backoff(faultBackoff)
+	c.mu.Lock()
+	*flag, c.resting = true, time.Now().Add(rest)
+	c.mu.Unlock()
+	if ctx.Err() == nil {
+		c.engine.logger.Warn("could not compare with redis what this runner has; it is tried again", "error", err)
+		time.AfterFunc(rest, c.poke)
 	}
 }
 

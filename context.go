@@ -64,7 +64,7 @@ type runKey struct{}
 func FromContext(ctx context.Context) *Run {
 	run, ok := ctx.Value(runKey{}).(*Run)
 	if !ok {
-		panic("redtask: FromContext: this ctx is not that of a task's Init, Start or Stop, nor derived from one")
+		panic("redtask: FromContext: this ctx is not that of a task's Init, Start or Stop, nor derived from one; pass that on, and use redtasktest in a unit test")
 	}
 	return run
 }

@@ -21,7 +21,9 @@ func (e *engine) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		e.logger.Warn("lost the control channel; it connects again, recorded intents are read meanwhile", "error", err)
+		if attempt == 0 {
+			e.logger.Warn("cannot hear what tasks are told; it is tried again, and what was recorded meanwhile is not missed", "error", err)
+		}
 		pause(ctx, backoff(attempt))
 	}
 }

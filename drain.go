@@ -13,7 +13,7 @@ func (e *engine) beginDrain() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.draining.Store(true)
-	e.committer.do(e.committer.returnInbox)
+	e.committer.woken()
 }
 
 // drain ends the tasks that run and waits until Redis has their ends.
@@ -32,7 +32,7 @@ func (e *engine) drain(ctx context.Context) error {
 		return e.stuckError()
 	}
 	if err := e.committer.flush(ctx); err != nil {
-		return fmt.Errorf("redtask: queue %q: redis did not take what %d tasks did; they run again when the lease ends: %w",
+		return fmt.Errorf("redtask: queue %q: redis did not take what its tasks did (%d have not ended there); these run again when the lease ends: %w",
 			e.queue.Name(), e.owned(), err)
 	}
 	return nil

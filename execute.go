@@ -82,6 +82,9 @@ func (r *Run) prepare() error {
 	if r.entry == nil {
 		return errUnknownName
 	}
+	if r.entry.local && !r.local {
+		return fmt.Errorf("%s belongs to its runners, which start it themselves", r.name)
+	}
 	// What came past a client is checked here.
 	if err := errors.Join(checkID(r.id), checkSize("the task's data", len(r.data), r.engine.options.MaxData)); err != nil {
 		return err
@@ -218,6 +221,8 @@ func (e *engine) outcome(r *Run, told, err error) *store.Leave {
 		return e.unknownName(r)
 	case errors.As(err, &failure):
 		return r.final(StateError, err)
+	case told == ErrTimedOut:
+		return e.exception(r, fmt.Errorf("%w; %w of %s", err, ErrTimedOut, r.entry.options.Timeout))
 	default:
 		return e.exception(r, err)
 	}
@@ -319,6 +324,8 @@ func (e *engine) unknownName(r *Run) *store.Leave {
 	text := fmt.Sprintf("no runner of queue %q knows a task named %q", e.queue.Name(), truncate(r.name, 200))
 	if near := nearest(r.name, slices.Sorted(maps.Keys(names))); near != "" {
 		text += fmt.Sprintf("; did you mean %q?", near)
+	} else {
+		text += "; register it before the runner is made"
 	}
 	return e.exception(r, errors.New(text))
 }

@@ -56,7 +56,9 @@ func (f *fetcher) Serve(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		f.engine.logger.Warn("could not wait for tasks; it connects again", "error", err)
+		if attempt == 0 {
+			f.engine.logger.Warn("cannot wait for tasks; it is tried again", "error", err)
+		}
 		f.engine.committer.woken() // the cut-off call may have moved an ID
 		if !pause(ctx, backoff(attempt)) {
 			return

@@ -11,11 +11,17 @@ import (
 // Func makes a factory of a function with typed input. The data is decoded by encoding/json; data that does not fit is an EXCEPTION
 // that says where. No data, or `null`, gives the zero In.
 func Func[In any](work func(ctx context.Context, in In) error) Factory {
+	if work == nil {
+		panic("redtask: Func: the function is nil")
+	}
 	return func() Task { return &funcTask[In]{work: work} }
 }
 
 // FuncOut is [Func] with an output: what the function returns with a nil error is the task's output.
 func FuncOut[In, Out any](work func(ctx context.Context, in In) (Out, error)) Factory {
+	if work == nil {
+		panic("redtask: FuncOut: the function is nil")
+	}
 	return Func(func(ctx context.Context, in In) error {
 		out, err := work(ctx, in)
 		if err != nil {

@@ -179,6 +179,7 @@ func (l *lease) register(ctx context.Context) error {
 	l.set(true, sent)
 	e.committer.mustReconcile()
 	e.committer.lookAgain()
+	e.logger.Info("the runner takes tasks", "concurrency", e.concurrency, "lease", e.options.Lease)
 	call(e.options.hooks.registered, e.queue.Name())
 	return nil
 }

@@ -159,3 +159,28 @@ func TestStartLocalAfterShutdown(t *testing.T) {
 	_, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
 	require.ErrorContains(t, err, "not started")
 }
+
+// The runners' own tasks are theirs: a client may not start one, and one that is put in line by hand says why it does not run.
+func TestLocalsAreNotStarted(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.runner(t, NewRegistry(), func(o *RunnerOptions) { o.Queues = map[string]int{"video": 1, "audio": 1, "default": 1} })
+		client := e.client(t)
+		_, err := client.Start(t.Context(), "redtask/monitor", nil)
+		require.ErrorIs(t, err, ErrInvalid)
+		require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:42"), "task", "redtask/monitor").Err())
+		require.NoError(t, e.rdb.LPush(t.Context(), e.key("wait"), "42").Err())
+		record := wait(t, client, "42")
+		require.Equal(t, StateException, record.State)
+		require.Contains(t, record.Error, "redtask/monitor belongs to its runners")
+	})
+}
+
+func TestClientOfARunner(t *testing.T) {
+	t.Parallel()
+	e := onRedis(t)
+	for want, queues := range map[string]map[string]int{"audio": {"video": 1, "audio": 1}, DefaultQueue: {"a": 1, DefaultQueue: 1}} {
+		runner, err := NewRunner(e.rdb, NewRegistry(), RunnerOptions{Prefix: e.prefix, Queues: queues})
+		require.NoError(t, err)
+		require.Equal(t, want, runner.Client().Queue())
+	}
+}

@@ -72,7 +72,7 @@ func TestHalfOpenConnection(t *testing.T) {
 	via := newEnv(t, p.addr(), nil)
 	via.prefix = direct.prefix
 	b := newBlocker()
-	blocked := func() int { return strings.Count(direct.rdb.ClientList(t.Context()).Val(), "cmd=blmove") }
+	blocked := func() int { return strings.Count(direct.rdb.ClientList(t.Context()).Val(), "flags=b") }
 	a := via.runner(t, blockRegistry(b), fastLease)
 	eventually(t, "blocks", func() bool { return blocked() == 1 })
 	p.cut(true, false)
@@ -175,4 +175,25 @@ func TestProgressWhileRedisIsAway(t *testing.T) {
 	eventually(t, "the last report", func() bool {
 		return e.rdb.HGet(context.Background(), e.key("task:"+id), "progress").Val() == "99999"
 	})
+}
+
+// A Redis that refuses everything, or is not there, is not asked more and more often, and holds up no shutdown of a runner that has nothing.
+func TestRedisThatRefuses(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	require.NoError(t, server.Client(t).ConfigSet(t.Context(), "requirepass", "secret").Err())
+	e := newEnv(t, server.Addr, nil)
+	runner, err := NewRunner(e.rdb, blockRegistry(newBlocker()), RunnerOptions{Prefix: e.prefix, Logger: e.logger()})
+	require.NoError(t, err)
+	require.NoError(t, runner.Start(t.Context()))
+	lines := func() int { return strings.Count(e.log.String(), "\n") }
+	eventually(t, "the log says so", func() bool { return e.log.has("NOAUTH") && lines() >= 3 })
+	c := runner.engines["default"].committer
+	for range 1000 { // whatever wakes it up
+		c.woken()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, runner.Shutdown(ctx), "nothing was lost")
+	require.LessOrEqual(t, lines(), 3, "one line for each part that cannot work:\n%s", e.log)
 }

@@ -32,7 +32,7 @@ type RunnerOptions struct {
 	// Lease is how long this runner's tasks stay its own without a sign of life from it; then others take them over. At least 1.5 s.
 	// Default 15 s.
 	Lease time.Duration
-	// RenewInterval is the time between two signs of life. Default a third of Lease.
+	// RenewInterval is the time between two signs of life. At least 10 ms. Default a third of Lease.
 	RenewInterval time.Duration
 	// SafetyMargin is how long before the end of its lease a runner that cannot renew it cancels its tasks, so that they end before others
 	// begin. RenewInterval + SafetyMargin must be less than Lease. Default a third of Lease.
@@ -70,6 +70,9 @@ type RunnerOptions struct {
 
 // minLease is more than the shortest time that a call can block in Redis; see fetcher.blockFor.
 const minLease = 1500 * time.Millisecond
+
+// minRenewInterval is far more often than any use needs, and no load for Redis.
+const minRenewInterval = 10 * time.Millisecond
 
 // NoGrace as [RunnerOptions.Grace] cancels tasks at once at shutdown.
 const NoGrace time.Duration = -1
@@ -157,8 +160,11 @@ func (o *RunnerOptions) validate() error {
 	if o.Lease < minLease {
 		add("Lease %s: use at least %s", o.Lease, minLease)
 	}
-	if o.RenewInterval <= 0 || o.SafetyMargin <= 0 || o.RenewInterval+o.SafetyMargin >= o.Lease {
-		add("RenewInterval %s and SafetyMargin %s must be positive, and together less than Lease %s", o.RenewInterval, o.SafetyMargin, o.Lease)
+	if o.RenewInterval < minRenewInterval {
+		add("RenewInterval %s: use at least %s; is its unit missing?", o.RenewInterval, minRenewInterval)
+	}
+	if o.SafetyMargin <= 0 || o.RenewInterval+o.SafetyMargin >= o.Lease {
+		add("SafetyMargin %[2]s must be positive, and with RenewInterval %[1]s less than Lease %[3]s", o.RenewInterval, o.SafetyMargin, o.Lease)
 	}
 	if o.Grace < 0 && o.Grace != NoGrace {
 		add("Grace %s is negative: use NoGrace for none", o.Grace)
@@ -171,6 +177,9 @@ func (o *RunnerOptions) validate() error {
 	}
 	if err := checkMaxData(o.MaxData); err != nil {
 		faults = append(faults, err)
+	}
+	if slices.ContainsFunc(o.OnException, func(handle ExceptionHandler) bool { return handle == nil }) {
+		add("OnException holds a nil handler")
 	}
 	faults = append(faults, checkLocals(o.Locals)...)
 	return errors.Join(faults...)

@@ -3,22 +3,16 @@ package redtask
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/redtask/redtask/internal/store"
 )
 
 // compare gives back what Redis says we own and we do not run, and cancels what we run and Redis says is not ours.
-func (c *committer) compare(ctx context.Context) {
+func (c *committer) compare(ctx context.Context) error {
 	owned, err := c.engine.queue.Owned(ctx, c.engine.runnerID)
 	if err != nil {
-		c.engine.logger.Warn("could not compare the tasks that run here with redis; it will be tried again", "error", err)
-		time.AfterFunc(backoff(faultBackoff), c.poke)
-		return
+		return err
 	}
-	c.mu.Lock()
-	c.reconcile = false
-	c.mu.Unlock()
 	for _, r := range c.engine.snapshot() {
 		if !owned[r.member] {
 			r.Logger().Warn("redis says that this task is no longer this runner's: its run is cancelled")
@@ -27,27 +21,30 @@ func (c *committer) compare(ctx context.Context) {
 		delete(owned, r.member)
 	}
 	for member := range owned {
-		c.giveBackLost(ctx, member)
+		if err := c.giveBackLost(ctx, member); err != nil {
+			return err
+		}
 	}
 	call(c.engine.options.hooks.reconciled, c.engine.queue.Name())
+	return nil
 }
 
 // giveBackLost returns a claim whose answer was lost.
-func (c *committer) giveBackLost(ctx context.Context, member string) {
+func (c *committer) giveBackLost(ctx context.Context, member string) error {
 	epoch, id, ok := store.ParseMember(member)
 	if !ok {
-		return
+		return nil
 	}
 	hash, err := c.engine.queue.Get(ctx, id)
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrWrongType) {
-		c.mustReconcile()
-		return
+		return err
 	}
 	r := c.engine.newRun(&store.Claim{
 		ID: id, Task: hash["task"], Epoch: epoch, Attempt: int(parseInt(hash["attempt"])), Keep: hash["keep"] != "",
 	})
 	r.local = hash["local"] != ""
 	c.giveBack(r, "claim answer lost")
+	return nil
 }
 
 // giveBack returns a claim that did not run; its attempt does not count.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,11 +22,11 @@ type TaskOptions struct {
 	// StopTimeout is what a [Stopper] has from the call of Stop to the return of Start, before Start's ctx is cancelled. Default 10 s.
 	StopTimeout time.Duration
 
-	// Strict makes typed functions refuse data with fields that their input type lacks. Default false: old runners meet new producers in
+	// Strict makes typed functions, those of [Func] and [FuncOut], refuse data with fields that their input type lacks. Default false: old runners meet new producers in
 	// every deploy.
 	Strict bool
 
-	// Keep keeps the records of final tasks from cleanup. Default false.
+	// Keep keeps the records of final tasks from cleanup, once they have run. Default false.
 	Keep bool
 }
 
@@ -35,9 +36,10 @@ type entry struct {
 	name    string
 	factory Factory
 	options TaskOptions
+	local   bool // one of RunnerOptions.Locals
 }
 
-// Registry holds the names of tasks that a runner can run. The zero value is not usable; see [NewRegistry]. Its methods may be
+// Registry holds the names of tasks that a runner can run. The zero value is an empty one. Its methods may be
 // called from any goroutine, but a runner reads it once, when it is made.
 type Registry struct {
 	mu      sync.RWMutex
@@ -65,7 +67,7 @@ func (r *Registry) register(name string, factory Factory, options TaskOptions) e
 		return err
 	}
 	switch {
-	case len(name) > 8 && name[:8] == "redtask/":
+	case strings.HasPrefix(name, reservedApp):
 		return fmt.Errorf("%w: task name %q: redtask/ is reserved for the tasks of the library; use your application's name", ErrInvalid, name)
 	case factory == nil:
 		return fmt.Errorf("%w: task %q: the factory is nil", ErrInvalid, name)
@@ -77,6 +79,9 @@ func (r *Registry) register(name string, factory Factory, options TaskOptions) e
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.entries == nil {
+		r.entries = map[string]*entry{}
+	}
 	if r.entries[name] != nil {
 		return fmt.Errorf("%w: task %q is registered already", ErrInvalid, name)
 	}
@@ -97,7 +102,10 @@ func (r *Registry) snapshot() map[string]*entry {
 	return maps.Clone(r.entries)
 }
 
-const maxName = 128
+const (
+	maxName     = 128
+	reservedApp = "redtask/"
+)
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$`)
 

@@ -48,8 +48,11 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if err := options.validate(); err != nil {
 		return nil, err
 	}
-	if rdb == nil || registry == nil {
-		return nil, fmt.Errorf("%w: NewRunner needs a redis client and a registry", ErrInvalid)
+	if rdb == nil {
+		return nil, fmt.Errorf("%w: NewRunner: the redis client is nil", ErrInvalid)
+	}
+	if registry == nil {
+		return nil, fmt.Errorf("%w: NewRunner: the registry is nil", ErrInvalid)
 	}
 	if err := store.CanBlock(rdb); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -62,7 +65,7 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if err != nil {
 		return nil, err
 	}
-	r.client = client
+	r.client = client.In(mainQueue(options.Queues))
 	for queue, concurrency := range options.Queues {
 		r.engines[queue] = r.newEngine(rdb, registry, queue, concurrency)
 	}
@@ -78,7 +81,7 @@ func (r *Runner) newEngine(rdb redis.UniversalClient, registry *Registry, queue 
 		entries: registry.snapshot(),
 	}
 	for _, local := range r.options.Locals {
-		e.entries[local.Name] = &entry{name: local.Name, factory: local.New, options: TaskOptions{StopTimeout: defaultStopTimeout}}
+		e.entries[local.Name] = &entry{name: local.Name, factory: local.New, local: true, options: TaskOptions{StopTimeout: defaultStopTimeout}}
 	}
 	e.info = store.RunnerInfo{
 		ID: r.id, Host: host, PID: os.Getpid(), Version: Version, Names: slices.Sorted(maps.Keys(e.entries)), StartedAt: time.Now().UnixMilli(),
@@ -92,7 +95,16 @@ func (r *Runner) newEngine(rdb redis.UniversalClient, registry *Registry, queue 
 // ID is this runner's, as Redis shows it.
 func (r *Runner) ID() string { return r.id }
 
-// Client talks to the same Redis with the same prefix, in the default queue; see [Client.In].
+// mainQueue is `default` if the runner serves it, else the first by name.
+func mainQueue(queues map[string]int) string {
+	if _, ok := queues[DefaultQueue]; ok {
+		return DefaultQueue
+	}
+	return slices.Min(slices.Collect(maps.Keys(queues)))
+}
+
+// Client talks to the same Redis with the same prefix, in the queue `default` or, if this runner does not serve that, the first of its
+// queues by name; see [Client.In].
 func (r *Runner) Client() *Client { return r.client }
 
 // Run starts the runner, waits until ctx ends, and shuts down: it returns when all tasks have ended or are given back, with nil. An

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 
 	"github.com/redtask/redtask/internal/store"
@@ -104,9 +105,12 @@ func (c *Client) newTask(request *StartRequest) (*store.NewTask, error) {
 	if err := checkName(request.Task); err != nil {
 		return nil, err
 	}
+	if strings.HasPrefix(request.Task, reservedApp) {
+		return nil, fmt.Errorf("%w: task name %q: tasks of redtask/ belong to the runners, which start them themselves", ErrInvalid, request.Task)
+	}
 	data, err := encode("data", request.Data, c.shared.maxData)
 	if err != nil {
-		return nil, fmt.Errorf("task %s: %w", request.Task, err)
+		return nil, fmt.Errorf("redtask: start task %q: %w", request.Task, err)
 	}
 	task := &store.NewTask{ID: request.ID, Task: request.Task, Data: string(data), Keep: request.Keep}
 	if task.ID == "" {

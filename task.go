@@ -83,10 +83,10 @@ type Record struct {
 // DecodeOutput decodes the task's output into value, a pointer.
 func (r *Record) DecodeOutput(value any) error {
 	if r.Output == nil {
-		return fmt.Errorf("task %q (%s) has no output", r.ID, r.State)
+		return fmt.Errorf("redtask: task %q (%s) has no output", r.ID, r.State)
 	}
 	if err := json.Unmarshal(r.Output, value); err != nil {
-		return fmt.Errorf("decode output of task %q: %w", r.ID, err)
+		return fmt.Errorf("redtask: decode output of task %q: %w", r.ID, err)
 	}
 	return nil
 }

@@ -167,7 +167,7 @@ func TestBadOptions(t *testing.T) {
 	} {
 		fails(t, func(t testing.TB) { NewWith(t, registry, options) }, text)
 	}
-	fails(t, func(t testing.TB) { NewWith(t, nil, Options{RedisURL: Miniredis}) }, "NewRunner needs a redis client and a registry")
+	fails(t, func(t testing.TB) { NewWith(t, nil, Options{RedisURL: Miniredis}) }, "NewRunner: the registry is nil")
 }
 
 func TestServerThatIsNotThere(t *testing.T) {

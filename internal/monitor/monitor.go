@@ -138,7 +138,7 @@ func (t *Task) takeOver(ctx context.Context, lease store.Lease) error {
 		}
 	}
 	if total != (store.TakenOver{}) {
-		t.options.Logger.WarnContext(ctx, "took over the tasks of a dead runner", "queue", t.queue.Name(), "runner", lease.Runner,
+		t.options.Logger.WarnContext(ctx, "took over the tasks of a dead runner", "queue", t.queue.Name(), "dead_runner", lease.Runner,
 			"back", total.Back, "delayed", total.Delayed, "stopped", total.Stopped, "given_up", total.Poisoned)
 	}
 	return nil

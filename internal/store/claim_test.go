@@ -145,9 +145,9 @@ func TestClaimDrops(t *testing.T) {
 		for _, drop := range result.Drops {
 			reasons[drop.ID] = append(reasons[drop.ID], drop.Reason)
 		}
-		require.Equal(t, []string{"in line, and RUNNING"}, reasons["is RUNNING"])
-		require.Equal(t, []string{"in line, and STOPPED"}, reasons["is STOPPED"])
-		require.Equal(t, []string{"in line, and odd"}, reasons["is odd"])
+		require.Equal(t, []string{"it is RUNNING"}, reasons["is RUNNING"])
+		require.Equal(t, []string{"it is STOPPED; to run it again set its state to WAIT, then push it"}, reasons["is STOPPED"])
+		require.Equal(t, []string{"it is odd"}, reasons["is odd"])
 		require.Equal(t, []string{"in line twice", "in line twice"}, reasons["good1"])
 		require.Equal(t, []string{"in line twice"}, reasons["good2"])
 		require.Equal(t, []string{"there is no hash with this ID"}, reasons["missing"])

@@ -15,9 +15,9 @@ const Protocol = "1"
 
 var (
 	ErrMissing   = errors.New("no such task")
-	ErrFinal     = errors.New("the task is final")
-	ErrRunning   = errors.New("the task is running")
-	ErrExists    = errors.New("the task is waiting or running already")
+	ErrFinal     = errors.New("it is final; restart it to run it again")
+	ErrRunning   = errors.New("stop it first")
+	ErrExists    = errors.New("its ID is in use; choose another one")
 	ErrWrongType = errors.New("a key holds the wrong type")
 	ErrFull      = errors.New("redis is out of memory")
 	ErrProtocol  = errors.New("other protocol version in redis")

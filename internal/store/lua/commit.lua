@@ -272,7 +272,7 @@ local function read(ids, seen, found)
     elseif failed(task) then
       drop(id, 'its key holds no hash: ' .. task.err)
     elseif task[3] and task[3] ~= 'WAIT' then
-      drop(id, 'in line, and ' .. task[3])
+      drop(id, 'it is ' .. task[3] .. (FINAL[task[3]] and '; to run it again set its state to WAIT, then push it' or ''))
     elseif task[1] then
       seen[id] = true
       task[7], task[8] = id, key
