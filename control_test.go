@@ -271,14 +271,14 @@ func TestUnknownControlWord(t *testing.T) {
 		receive(t, "run", b.running)
 		events, err := client.Watch(testContext(t), id)
 		require.NoError(t, err)
-		e.rdb.Publish(t.Context(), e.key("control:"+id), "selfdestruct\x00"+string(make([]byte, 300)))
+		e.publish(t, id, "selfdestruct\x00"+string(make([]byte, 300)))
 		for event := range events {
 			if event.Event == EventControlFailed {
 				require.Contains(t, string(event.Data), "selfdestruct")
 				break
 			}
 		}
-		e.rdb.Publish(t.Context(), e.key("control:"+id), "stop")
+		e.publish(t, id, "stop")
 		require.Equal(t, StateStopped, wait(t, client, id).State)
 		require.True(t, e.log.has("unknown word"))
 	})

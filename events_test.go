@@ -140,13 +140,13 @@ func TestWatchAFinalTask(t *testing.T) {
 type late struct {
 	lossy
 	command string
-	until   chan struct{}
+	until   *gate
 }
 
 func (l *late) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if cmd.Name() == l.command {
-			<-l.until
+			l.until.wait()
 		}
 		return next(ctx, cmd)
 	}
@@ -160,7 +160,7 @@ func TestWatchIsCompleteFromItsReturn(t *testing.T) {
 		e.runner(t, registry, nil)
 		rdb := redis.NewClient(&redis.Options{Addr: e.rdb.Options().Addr})
 		t.Cleanup(func() { _ = rdb.Close() })
-		ended := make(chan struct{})
+		ended := newGate(t)
 		rdb.AddHook(&late{command: "hgetall", until: ended})
 		client, err := NewClient(rdb, ClientOptions{Prefix: e.prefix})
 		require.NoError(t, err)
@@ -169,7 +169,7 @@ func TestWatchIsCompleteFromItsReturn(t *testing.T) {
 		_, err = e.client(t).StartWith(testContext(t), "test/tick", nil, StartOptions{ID: "42"})
 		require.NoError(t, err)
 		wait(t, e.client(t), "42")
-		close(ended)
+		ended.open()
 		var kinds []string
 		for event := range events {
 			kinds = append(kinds, event.Event)

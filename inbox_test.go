@@ -63,8 +63,9 @@ func TestInboxOfARunnerThatShutsDown(t *testing.T) {
 // claimHeld keeps back the answer of one commit that claims, once armed.
 type claimHeld struct {
 	lossy
-	armed         atomic.Bool
-	held, release chan struct{}
+	armed   atomic.Bool
+	held    chan struct{}
+	release *gate
 }
 
 func (c *claimHeld) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
@@ -73,7 +74,7 @@ func (c *claimHeld) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		const want = 3 + 8 + 3 // evalsha, digest, number of keys; eight keys; base, runner, batch
 		if args := cmd.Args(); len(args) > want && fmt.Sprint(args[2]) == "8" && fmt.Sprint(args[want]) != "0" && c.armed.CompareAndSwap(true, false) {
 			close(c.held)
-			<-c.release
+			c.release.wait()
 		}
 		return err
 	}
@@ -92,7 +93,7 @@ func TestWakeUpDuringAClaim(t *testing.T) {
 		runner := slow.runner(t, registry, func(o *RunnerOptions) { o.hooks.idle = func(queue string) { idle <- queue } })
 		committer := runner.engines["default"].committer
 		receive(t, "idle", idle)
-		hook := &claimHeld{held: make(chan struct{}), release: make(chan struct{})}
+		hook := &claimHeld{held: make(chan struct{}), release: newGate(t)}
 		plain.AddHook(hook)
 		hook.armed.Store(true)
 		committer.lookAgain()
@@ -101,7 +102,7 @@ func TestWakeUpDuringAClaim(t *testing.T) {
 		eventually(t, "the ID is in the inbox, and the committer has been told", func() bool {
 			return e.rdb.LLen(t.Context(), e.key("inbox:"+runner.ID())).Val() == 1 && len(committer.wake) == 1
 		})
-		close(hook.release)
+		hook.release.open()
 		require.Equal(t, StateEnded, wait(t, client, id).State)
 	})
 }

@@ -87,12 +87,12 @@ func TestLocalThatCannotBeListed(t *testing.T) {
 // A local task that runs again while a batch is under way is listed anew only when its removal is written.
 func TestLocalRunsAgain(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
-		var hold atomic.Pointer[chan struct{}]
+		var hold atomic.Pointer[gate]
 		held := make(chan struct{}, 10)
 		own := e.hooked(t, func(keys int) error {
-			if gate := hold.Load(); gate != nil && keys == keysOfCommit {
+			if g := hold.Load(); g != nil && keys == keysOfCommit {
 				held <- struct{}{}
-				<-*gate
+				g.wait()
 			}
 			return nil
 		})
@@ -104,8 +104,8 @@ func TestLocalRunsAgain(t *testing.T) {
 		first := receive(t, "local", b.running)
 		start(t, client, "test/block", nil)
 		busy := receive(t, "task", b.running)
-		gate := make(chan struct{})
-		hold.Store(&gate)
+		g := newGate(t)
+		hold.Store(g)
 		require.NoError(t, busy.Emit("busy", 1)) // a batch under way
 		receive(t, "batch under way", held)
 		require.NoError(t, client.Restart(testContext(t), id))
@@ -116,7 +116,7 @@ func TestLocalRunsAgain(t *testing.T) {
 			return len(c.calls) == 1 && len(c.items) >= 1
 		})
 		hold.Store(nil)
-		close(gate)
+		g.open()
 		second := receive(t, "local again", b.running)
 		require.NotEqual(t, first.Epoch(), second.Epoch(), "a new run has an epoch of its own")
 		record, err := client.Get(t.Context(), id)

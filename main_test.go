@@ -151,6 +151,31 @@ func receive[T any](t testing.TB, what string, from <-chan T) T {
 	}
 }
 
+// gate holds others back until it is opened, or the test is over: a test that fails must not hang on what it holds.
+type gate struct {
+	opened chan struct{}
+	over   <-chan struct{}
+}
+
+func newGate(t testing.TB) *gate {
+	return &gate{opened: make(chan struct{}), over: t.Context().Done()}
+}
+
+func (g *gate) open() { close(g.opened) }
+
+func (g *gate) wait() {
+	select {
+	case <-g.opened:
+	case <-g.over:
+	}
+}
+
+// publish says a word on a task's control channel as soon as a runner listens there.
+func (e *env) publish(t testing.TB, id, word string) {
+	t.Helper()
+	eventually(t, "a runner listens", func() bool { return e.rdb.Publish(t.Context(), e.key("control:"+id), word).Val() > 0 })
+}
+
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

@@ -89,14 +89,14 @@ func TestClaimAnsweredAfterTheFence(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		fenced, renewed := make(chan string, 10), make(chan string, 1000)
 		var cutOff atomic.Bool
-		late := make(chan struct{})
+		late := newGate(t)
 		cut := e.hooked(t, func(keys int) error {
 			switch {
 			case !cutOff.Load():
 			case keys == keysOfRenew:
 				return errors.New("network is down")
 			case keys == keysOfCommit:
-				<-late
+				late.wait()
 			}
 			return nil
 		})
@@ -112,7 +112,7 @@ func TestClaimAnsweredAfterTheFence(t *testing.T) {
 		client := e.client(t)
 		id := start(t, client, "test/block", nil)
 		receive(t, "fenced", fenced)
-		close(late)
+		late.open()
 		eventually(t, "it is claimed, and given back", func() bool {
 			return e.rdb.HGet(t.Context(), e.key("task:"+id), "attempt").Val() == "0" && e.rdb.LLen(t.Context(), e.key("wait")).Val() == 1
 		})

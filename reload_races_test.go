@@ -22,14 +22,14 @@ func TestShutdownDuringAHandOver(t *testing.T) {
 		receive(t, "x", b.running)
 		start(t, client, "test/block", nil)
 		receive(t, "y", b.running)
-		release := make(chan struct{})
-		engine.committer.do(func(context.Context) { <-release }) // Redis is slow just now
+		redis := newGate(t)
+		engine.committer.do(func(context.Context) { redis.wait() }) // it is slow just now
 		require.NoError(t, client.Reload(testContext(t), x))
 		require.ErrorIs(t, receive(t, "x ends for its successor", b.causes), ErrReloaded)
 		result := make(chan error, 1)
 		go func() { result <- shutdown(t, runner) }()
 		require.ErrorIs(t, receive(t, "y is told", b.causes), ErrShutdown)
-		close(release)
+		redis.open()
 		require.NoError(t, receive(t, "shutdown", result))
 	})
 }
@@ -37,7 +37,7 @@ func TestShutdownDuringAHandOver(t *testing.T) {
 // redis-cli: HSET data, PUBLISH reload, while an earlier reload is under way.
 func TestReloadAgainWithDataByHand(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
-		inits, gate := make(chan string, 10), make(chan struct{})
+		inits, gate := make(chan string, 10), newGate(t)
 		running := make(chan string, 10)
 		registry := NewRegistry()
 		registry.Register("test/conf", func() Task {
@@ -47,7 +47,7 @@ func TestReloadAgainWithDataByHand(t *testing.T) {
 					data = string(raw)
 					inits <- data
 					if data == "1" {
-						<-gate
+						gate.wait()
 					}
 					return nil
 				},
@@ -59,7 +59,7 @@ func TestReloadAgainWithDataByHand(t *testing.T) {
 		require.Equal(t, "0", receive(t, "runs", running))
 		reload := func(data string) {
 			require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:"+id), "data", data).Err())
-			require.NoError(t, e.rdb.Publish(t.Context(), e.key("control:"+id), "reload").Err())
+			e.publish(t, id, "reload")
 		}
 		receive(t, "init 0", inits)
 		reload("1")
@@ -67,7 +67,7 @@ func TestReloadAgainWithDataByHand(t *testing.T) {
 		reload("2")
 		r := runner.engines["default"].find(id)
 		eventually(t, "the second reload is heard", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.reloading.again })
-		close(gate)
+		gate.open()
 		require.Equal(t, "1", receive(t, "runs", running))
 		require.Equal(t, "2", receive(t, "runs with what was written last", running))
 	})
@@ -77,14 +77,14 @@ func TestReloadAgainWithDataByHand(t *testing.T) {
 func TestStuckInitOfAReload(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		var n atomic.Int64
-		gate, second, running := make(chan struct{}), make(chan struct{}), make(chan struct{}, 3)
+		gate, second, running := newGate(t), make(chan struct{}), make(chan struct{}, 3)
 		registry := NewRegistry()
 		registry.Register("test/x", func() Task {
 			return (&script{
 				init: func(_ context.Context, _ json.RawMessage) error {
 					if n.Add(1) == 2 {
 						close(second)
-						<-gate
+						gate.wait()
 					}
 					return nil
 				},
@@ -92,7 +92,7 @@ func TestStuckInitOfAReload(t *testing.T) {
 			}).task()
 		})
 		e.runner(t, registry, func(o *RunnerOptions) { o.StuckAfter = 50 * time.Millisecond })
-		defer close(gate)
+		defer gate.open()
 		client := e.client(t)
 		id := start(t, client, "test/x", nil)
 		receive(t, "runs", running)

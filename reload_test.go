@@ -67,10 +67,10 @@ func TestReloadThatFailsKeepsTheOld(t *testing.T) {
 
 		// The same by hand: the hash's data changed, then the word.
 		e.rdb.HSet(t.Context(), key, "data", `"bad"`)
-		e.rdb.Publish(t.Context(), e.key("control:"+id), "reload")
+		e.publish(t, id, "reload")
 		eventually(t, "data restored", func() bool { return e.rdb.HGet(t.Context(), key, "data").Val() == `"one"` })
 		e.rdb.HSet(t.Context(), key, "data", `"three"`)
-		e.rdb.Publish(t.Context(), e.key("control:"+id), "reload")
+		e.publish(t, id, "reload")
 		require.Equal(t, "three", receive(t, "start of the new", v.starts))
 		require.NoError(t, client.Stop(testContext(t), id))
 		wait(t, client, id)
