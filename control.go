@@ -15,6 +15,7 @@ func (e *engine) listen(ctx context.Context) {
 		if err == nil {
 			attempt = 0
 			e.readIntents(ctx)
+			call(e.options.hooks.listening, e.queue.Name())
 			err = e.hear(ctx, subscription)
 			_ = subscription.Close() // what failed was said already
 		}

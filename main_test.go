@@ -97,9 +97,16 @@ func (e *env) runner(t testing.TB, registry *Registry, change func(*RunnerOption
 	if change != nil {
 		change(&options)
 	}
+	listening := make(chan string, 1000)
+	options.hooks.listening = func(queue string) { listening <- queue }
 	runner, err := NewRunner(e.rdb, registry, options)
 	require.NoError(t, err)
 	require.NoError(t, runner.Start(t.Context()))
+	if e.rdb.Ping(t.Context()).Err() == nil { // what is said while a runner begins to listen it may hear twice
+		for range runner.engines {
+			receive(t, "the runner listens", listening)
+		}
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()

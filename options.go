@@ -94,6 +94,7 @@ type hooks struct {
 	fenced     func(queue string)
 	reconciled func(queue string)
 	idle       func(queue string)
+	listening  func(queue string)
 }
 
 func call(hook func(string), queue string) {
