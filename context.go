@@ -223,10 +223,10 @@ func (r *Run) stop(cause error, started bool) {
 	defer r.telling.Done()
 	if stopper, ok := r.stopper(started); ok {
 		stopped := r.callStop(cause, stopper)
-		defer r.awaitStop(stopped)
+		defer r.await(stopped, "Stop") // what ProvideContext gave is released after that
 	}
 	r.cancel(cause)
-	r.awaitReturn()
+	r.await(r.returned, "Start") // it keeps its slot until then
 }
 
 // stopper: only a task whose Start was called can be told by Stop; r.task does not change after that.
@@ -264,28 +264,16 @@ func (r *Run) callStop(cause error, stopper Stopper) <-chan struct{} {
 	return stopped
 }
 
-// awaitStop keeps the run open until Stop returned: what ProvideContext gave is released after that.
-func (r *Run) awaitStop(stopped <-chan struct{}) {
+// await waits for what a method of a task that was told to stop must do, and reports it if it ignores that: Go cannot end a goroutine
+// from outside.
+func (r *Run) await(done <-chan struct{}, method string) {
 	timer := time.NewTimer(r.engine.options.StuckAfter)
 	defer timer.Stop()
 	select {
-	case <-stopped:
+	case <-done:
 		return
 	case <-timer.C:
-		r.engine.reportStuck(r, "Stop")
+		r.engine.reportStuck(r, method)
 	}
-	<-stopped
-}
-
-// awaitReturn reports a Start that ignores its cancelled ctx. It keeps its slot: Go cannot end a goroutine from outside.
-func (r *Run) awaitReturn() {
-	timer := time.NewTimer(r.engine.options.StuckAfter)
-	defer timer.Stop()
-	select {
-	case <-r.returned:
-		return
-	case <-timer.C:
-		r.engine.reportStuck(r, "Start")
-	}
-	<-r.returned
+	<-done
 }

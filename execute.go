@@ -167,23 +167,10 @@ func (r *Run) close() error {
 	}
 	r.mu.Unlock()
 	if reload != nil {
-		r.awaitReload(reload)
+		r.await(reload.done, "Init")
 	}
 	r.telling.Wait()
 	return told
-}
-
-// awaitReload reports the Init of a new instance that ignores its ctx.
-func (r *Run) awaitReload(reload *reloading) {
-	timer := time.NewTimer(r.engine.options.StuckAfter)
-	defer timer.Stop()
-	select {
-	case <-reload.done:
-		return
-	case <-timer.C:
-		r.engine.reportStuck(r, "Init")
-	}
-	<-reload.done
 }
 
 func (r *Run) free() {
