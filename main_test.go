@@ -3,9 +3,7 @@ package redtask
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -14,26 +12,13 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/redtask/redtask/internal/redistest"
 )
 
 var realRedis *redistest.Server
 
-func TestMain(m *testing.M) {
-	server, end := redistest.Shared()
-	realRedis = server
-	code := m.Run()
-	end()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { redistest.Main(m, &realRedis) }
 
 // env is one server to test on, with a prefix of its own.
 type env struct {

@@ -2,10 +2,8 @@ package builtin_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -14,7 +12,6 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/redtask/redtask"
 	"github.com/redtask/redtask/internal/redistest"
@@ -26,19 +23,7 @@ var (
 	prefixes  atomic.Int64
 )
 
-func TestMain(m *testing.M) {
-	server, end := redistest.Shared()
-	realRedis = server
-	code := m.Run()
-	end()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { redistest.Main(m, &realRedis) }
 
 // env is one server, with a prefix of its own.
 type env struct {

@@ -3,7 +3,6 @@ package redtasktest
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/redtask/redtask"
 	"github.com/redtask/redtask/internal/redistest"
@@ -20,19 +18,7 @@ import (
 
 var realRedis *redistest.Server
 
-func TestMain(m *testing.M) {
-	server, end := redistest.Shared()
-	realRedis = server
-	code := m.Run()
-	end()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { redistest.Main(m, &realRedis) }
 
 // onBoth runs a test on miniredis and on real Redis.
 func onBoth(t *testing.T, test func(t *testing.T, url string)) {

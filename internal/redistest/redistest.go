@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
 )
 
 // Server is one redis-server process.
@@ -49,8 +50,23 @@ func Start(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// Shared starts a server for a whole TestMain; nil without a redis-server. The function ends it.
-func Shared() (*Server, func()) {
+// Main is a package's TestMain: its tests share a server, nil without a redis-server, and must leave no goroutine behind.
+func Main(m *testing.M, server **Server) {
+	shared, end := share()
+	*server = shared
+	code := m.Run()
+	end()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// share starts the server, and returns what ends it.
+func share() (*Server, func()) {
 	binary, err := exec.LookPath("redis-server")
 	if err != nil {
 		return nil, func() {}
