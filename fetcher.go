@@ -77,6 +77,7 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
 			f.engine.committer.lookAgain()
 			continue
 		}
+		call(f.engine.options.hooks.idle, f.engine.queue.Name())
 		found, err := f.wait(ctx, blocker)
 		if err != nil {
 			return err

@@ -93,7 +93,7 @@ type hooks struct {
 	renewed    func(queue string)
 	fenced     func(queue string)
 	reconciled func(queue string)
-	idle       func(queue string)
+	idle       func(queue string) // about to wait in Redis, whatever a claim says meanwhile
 	listening  func(queue string)
 }
 

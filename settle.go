@@ -129,6 +129,5 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 		c.lookAgain()
 	default:
 		c.engine.fetcher.await()
-		call(c.engine.options.hooks.idle, c.engine.queue.Name())
 	}
 }
