@@ -35,8 +35,9 @@ func (c *committer) collect() (*store.Batch, []item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	batch := &store.Batch{Number: c.number + 1}
-	n, emits, size := 0, 0, 0
-	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits < maxBatchEmits && size < maxBatchBytes {
+	n, size := 0, 0
+	var emits eventCount
+	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits.events < maxBatchEmits && size < maxBatchBytes {
 		i := &c.items[n]
 		size += i.size()
 		if i.op == opProgress {
@@ -44,7 +45,7 @@ func (c *committer) collect() (*store.Batch, []item) {
 		}
 		i.addTo(batch)
 		if i.op == opEmit {
-			emits++
+			emits.add(len(i.text))
 		}
 		n++
 	}
@@ -69,11 +70,12 @@ func (c *committer) collect() (*store.Batch, []item) {
 	return batch, items
 }
 
-func (c *committer) makeRoom(emits int) {
-	if emits == 0 {
+func (c *committer) makeRoom(sent eventCount) {
+	if sent.events == 0 {
 		return
 	}
-	c.emits -= emits
+	c.unsent.events -= sent.events
+	c.unsent.bytes -= sent.bytes
 	close(c.room)
 	c.room = make(chan struct{})
 }

@@ -21,8 +21,8 @@ type committer struct {
 
 	mu        sync.Mutex
 	items     []item
-	emits     int           // events in items
-	room      chan struct{} // closed when emits fell below the bound
+	unsent    eventCount    // events in items
+	room      chan struct{} // closed when some of them went out
 	hungry    bool          // IDs may be in line
 	inbox     bool          // an ID may be in the inbox, and no slot free for it
 	reconcile bool          // what Redis says we own must be compared with what we run
@@ -68,8 +68,8 @@ func (c *committer) emit(r *Run, event string) {
 			c.mu.Unlock()
 			return
 		}
-		if c.emits < c.engine.options.EventBuffer {
-			c.emits++
+		if c.unsent.fits(len(event), c.engine.options.EventBuffer) {
+			c.unsent.add(len(event))
 			c.items = append(c.items, item{op: opEmit, run: r, text: event})
 			c.mu.Unlock()
 			c.poke()

@@ -48,11 +48,13 @@ type Run struct {
 	output    []byte
 	reloading *reloading
 
-	emitMu sync.Mutex // one event at a time, so that seq is the order on the wire
-	seq    int64
-	held   []heldEvent // events of a new instance that has not taken over yet
-	active bool        // events go out
-	closed bool        // the last event is on its way
+	emitMu    sync.Mutex // one event at a time, so that seq is the order on the wire
+	seq       int64
+	held      []heldEvent // events of a new instance that has not taken over yet
+	heldCount eventCount
+	dropped   int64 // those that did not fit there
+	active    bool  // events go out
+	closed    bool  // the last event is on its way
 }
 
 type runKey struct{}

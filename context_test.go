@@ -246,13 +246,20 @@ func TestKeepOfARegistration(t *testing.T) {
 	})
 }
 
+// loneEngine is one without a Redis, whose committer only collects.
+func loneEngine(options RunnerOptions) *engine {
+	e := &engine{options: &options, runs: map[string]*Run{}, logger: slog.New(slog.DiscardHandler)}
+	e.taskContext = context.Background()
+	e.draining.Store(true) // it claims nothing
+	e.committer = newCommitter(e)
+	return e
+}
+
 func FuzzControl(f *testing.F) {
 	for _, word := range []string{"stop", "reload", "restart", "", "STOP", "stop\n", "\x00", "\xff", `{"word":"stop"}`} {
 		f.Add("42", word)
 	}
-	e := &engine{options: &RunnerOptions{EventBuffer: 10}, runs: map[string]*Run{}, logger: slog.New(slog.DiscardHandler)}
-	e.taskContext = context.Background()
-	e.committer = newCommitter(e)
+	e := loneEngine(RunnerOptions{EventBuffer: 10})
 	f.Fuzz(func(t *testing.T, id, word string) {
 		if word == "stop" || word == "restart" || word == "reload" {
 			return // these have tests of their own
@@ -260,7 +267,7 @@ func FuzzControl(f *testing.F) {
 		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1})
 		r.active = true
 		e.runs["42"] = r
-		e.committer.items, e.committer.emits = nil, 0
+		e.committer.items, e.committer.unsent = nil, eventCount{}
 		e.control(id, word)
 		require.NoError(t, r.base.Err(), "an unknown word cancels nothing")
 		if id == "42" {

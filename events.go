@@ -63,7 +63,7 @@ func (e *Event) final() bool {
 const maxEventName = 64
 
 // Emit publishes an event to everyone who watches the task, with data encoded as JSON. Events of a run arrive in the order of Emit.
-// Emit does not wait for Redis, with one exception: with [RunnerOptions.EventBuffer] events unsent and Redis well it waits for room.
+// Emit does not wait for Redis, with one exception: with the buffer of unsent events full ([RunnerOptions.EventBuffer]) and Redis well it waits for room.
 // With the buffer full and Redis away, or the task told to stop, the event is dropped; watchers see the gap.
 // The error says that the name is one of the library's own or the data cannot be encoded.
 func (r *Run) Emit(event string, data any) error {
@@ -87,7 +87,20 @@ type heldEvent struct {
 	data  []byte
 }
 
-const maxHeld = 1000
+// maxEventBytes bounds a buffer of events beside their number: large ones would fill the memory long before.
+const maxEventBytes = 64 << 20
+
+// eventCount is what a bounded buffer of events holds.
+type eventCount struct{ events, bytes int }
+
+func (c *eventCount) fits(size, most int) bool {
+	return c.events == 0 || c.events < most && c.bytes+size <= maxEventBytes
+}
+
+func (c *eventCount) add(size int) {
+	c.events++
+	c.bytes += size
+}
 
 // publish numbers an event and hands it on; no lock but emitMu is held while it waits for room, which keeps the order.
 func (r *Run) publish(event string, data []byte) error {
@@ -98,8 +111,11 @@ func (r *Run) publish(event string, data []byte) error {
 		return fmt.Errorf("redtask: task %q has ended: event %q comes too late", r.id, event)
 	case r.active:
 		r.send(event, data)
-	case len(r.held) < maxHeld: // a reload's new instance: its events come when, and if, it takes over
+	case r.heldCount.fits(len(data), r.engine.options.EventBuffer): // a reload's new instance: its events come when, and if, it takes over
 		r.held = append(r.held, heldEvent{event, data})
+		r.heldCount.add(len(data))
+	default:
+		r.dropped++
 	}
 	return nil
 }
@@ -123,6 +139,7 @@ func (r *Run) activate(reason string) {
 		r.send(held.event, held.data)
 	}
 	r.held = nil
+	r.seq += r.dropped // their numbers are used, so that watchers see the hole
 }
 
 // lastEvent closes the run's events and returns the JSON of the last one without its kind: the script that ends the run adds that.

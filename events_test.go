@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redtask/redtask/internal/redistest"
+	"github.com/redtask/redtask/internal/store"
 )
 
 func TestEvents(t *testing.T) {
@@ -297,6 +298,66 @@ func TestEmitWhileRedisIsAway(t *testing.T) {
 	require.NoError(t, receive(t, "all emitted with Redis away", emitted))
 	server.Restart(t)
 	require.Equal(t, "ENDED", waitPlain(t, e, id)["state"])
+}
+
+// A few thousand events of the largest size would fill the memory: their bytes are bounded too, and room comes back as they go out.
+func TestUnsentEventsAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{EventBuffer: 1000, MaxData: 100 << 20})
+	e.committer.healthy.Store(false)
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1})
+	defer r.cancel(nil)
+	r.active = true
+	text := strings.Repeat("x", 1<<20)
+	for range 100 {
+		require.NoError(t, r.Emit("big", text))
+	}
+	require.Len(t, e.committer.items, 63, "what fits in 64 MiB, with the JSON around it")
+	require.EqualValues(t, 100, r.seq, "the numbers of dropped ones are used")
+	for e.committer.unsent.events > 0 {
+		batch, _ := e.committer.collect()
+		require.NotNil(t, batch)
+	}
+	require.Zero(t, e.committer.unsent.bytes)
+	require.NoError(t, r.Emit("huge", strings.Repeat("x", maxEventBytes)), "one alone goes, however big")
+	require.Len(t, e.committer.items, 1)
+}
+
+// What a reload's Init emits beyond the buffer is missing, and the numbers say so.
+func TestEventsOfAnInitAreBounded(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/talk", func() Task {
+			return (&script{
+				init: func(ctx context.Context, data json.RawMessage) error {
+					for i := 0; string(data) == `"new"` && i < 8; i++ {
+						if err := FromContext(ctx).Emit("step", i); err != nil {
+							return err
+						}
+					}
+					return nil
+				},
+				start: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+			}).task()
+		})
+		e.runner(t, registry, func(o *RunnerOptions) { o.EventBuffer = 5 })
+		client := e.client(t)
+		events, err := client.Watch(testContext(t), "42")
+		require.NoError(t, err)
+		_, err = client.StartWith(testContext(t), "test/talk", nil, StartOptions{ID: "42"})
+		require.NoError(t, err)
+		var seen []string
+		for event := range events {
+			seen = append(seen, event.Event)
+			switch {
+			case event.Event == EventRunning && event.Seq == 1 && len(seen) == 1:
+				require.NoError(t, client.ReloadWith(testContext(t), "42", "new"))
+			case event.Event == "step" && event.Seq == 6:
+				require.NoError(t, client.Stop(testContext(t), "42"))
+			}
+		}
+		require.Equal(t, []string{"running", "running", "step", "step", "step", "step", "step", "gap", "stopped"}, seen)
+	})
 }
 
 // noticeOutage makes the committer try, and waits until it has failed.

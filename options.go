@@ -45,7 +45,8 @@ type RunnerOptions struct {
 	// [Runner.Run] waits for such tasks at shutdown. Default 10 s.
 	StuckAfter time.Duration
 
-	// EventBuffer is how many events of a queue's tasks may be unsent. Default 10,000.
+	// EventBuffer is how many events of a queue's tasks may be unsent; 64 MiB of them are a bound as well. What the Init of a reload emits,
+	// and goes out when the new instance takes over, has the same bounds. [Run.Emit] says what a full buffer does. Default 10,000.
 	EventBuffer int
 
 	// MaxData bounds a task's data, its output, a checkpoint, a progress report, and one event's data, each, in bytes. A task with more data
