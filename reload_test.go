@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +231,50 @@ func TestReloadThatRedisRefuses(t *testing.T) {
 		receive(t, "the new one", b.running)
 		require.NoError(t, client.Stop(t.Context(), id))
 		require.Equal(t, StateStopped, wait(t, client, id).State)
+	})
+}
+
+// unready answers the first calls that read a reload's data as a server does that has just been restarted.
+type unready struct {
+	lossy
+	left   atomic.Int64
+	answer error
+}
+
+func (u *unready) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "hmget" && u.left.Add(-1) >= 0 {
+			cmd.SetErr(u.answer)
+			return u.answer
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// A Redis that is not ready yet does not fail a reload: nobody would ask for it again.
+func TestReloadWhileRedisLoads(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		own := e.hooked(t, func(int) error { return nil })
+		hook := &unready{answer: e.rdb.Eval(t.Context(), "return redis.error_reply('LOADING Redis is loading the dataset in memory')", nil).Err()}
+		require.True(t, redis.IsLoadingError(hook.answer), hook.answer)
+		hook.left.Store(2)
+		own.rdb.AddHook(hook)
+		v := newVersions()
+		registry := NewRegistry()
+		registry.Register("test/versions", v.factory)
+		own.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/versions", "one")
+		require.Equal(t, "one", receive(t, "start", v.starts))
+		events, err := client.Watch(testContext(t), id)
+		require.NoError(t, err)
+		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
+		for event := range events {
+			require.Equal(t, EventRunning, event.Event, "the new one runs, and nothing failed before")
+			break
+		}
+		require.Equal(t, "two", receive(t, "start of the new", v.starts))
+		require.Negative(t, hook.left.Load())
 	})
 }
 

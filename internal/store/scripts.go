@@ -72,3 +72,17 @@ func Answered(err error) bool {
 	_, ok := errors.AsType[redis.Error](err)
 	return ok
 }
+
+// Refused reports whether Redis answered with an error that no waiting mends; a server that loads its data, or changes its role, does
+// not refuse.
+func Refused(err error) bool {
+	for _, passing := range []func(error) bool{
+		redis.IsLoadingError, redis.IsReadOnlyError, redis.IsMasterDownError, redis.IsClusterDownError, redis.IsTryAgainError,
+		redis.IsNoReplicasError, redis.IsMaxClientsError,
+	} {
+		if passing(err) {
+			return false
+		}
+	}
+	return Answered(err)
+}
