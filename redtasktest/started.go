@@ -60,6 +60,8 @@ func (h *Harness) tasks() []*redtask.Record {
 		h.t.Fatalf("redtasktest: %v", err)
 	}
 	var records []*redtask.Record
+	place := map[*redtask.Record]int{}
+	line := h.line(ctx)
 	for _, key := range keys {
 		queue, id, _ := strings.Cut(strings.TrimPrefix(key, h.Prefix+":{"), "}:task:")
 		record, err := h.Client.In(queue).Get(ctx, id)
@@ -69,10 +71,36 @@ func (h *Harness) tasks() []*redtask.Record {
 			h.t.Fatalf("redtasktest: read task %s: %v", id, err)
 		case !record.Local:
 			records = append(records, record)
+			place[record] = line[queue+"/"+id]
 		}
 	}
-	slices.SortStableFunc(records, func(a, b *redtask.Record) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	slices.SortFunc(records, func(a, b *redtask.Record) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(place[a], place[b]), cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.ID, b.ID))
+	})
 	return records
+}
+
+// line tells the place in line, from 1, of the tasks that wait: of those started in one millisecond the line knows the order, and those
+// that are no longer in it, place 0, were claimed before, in the order of their epochs.
+func (h *Harness) line(ctx context.Context) map[string]int {
+	h.t.Helper()
+	keys, err := h.scan(ctx, "{*}:wait")
+	place := map[string]int{}
+	for _, key := range keys {
+		queue := strings.TrimSuffix(strings.TrimPrefix(key, h.Prefix+":{"), "}:wait")
+		var ids []string
+		if err == nil {
+			ids, err = h.Redis.LRange(ctx, key, 0, -1).Result()
+		}
+		slices.Reverse(ids) // the next one to run stands at the right end
+		for i, id := range ids {
+			place[queue+"/"+id] = i + 1
+		}
+	}
+	if err != nil {
+		h.t.Fatalf("redtasktest: read the tasks in line: %v", err)
+	}
+	return place
 }
 
 // listing shows tasks, those of the name first, and in what their data differs from what was wanted.

@@ -92,6 +92,34 @@ func TestStartedSeesTasksThatMove(t *testing.T) {
 	})
 }
 
+// Many tasks start in one millisecond: their order is told all the same, whether they wait or have run.
+func TestStartedIsInOrder(t *testing.T) {
+	onBoth(t, func(t *testing.T, url string) {
+		requests := make([]redtask.StartRequest, 100)
+		for i := range requests {
+			requests[i] = redtask.StartRequest{Task: "test/end", Data: i}
+		}
+		for name, h := range map[string]*Harness{
+			"waiting": idle(t, url),
+			"run": on(t, url, registryOf(map[string]redtask.Factory{"test/end": redtask.Func(func(context.Context, any) error { return nil })}),
+				redtask.RunnerOptions{}),
+		} {
+			ids, err := h.Client.StartMany(t.Context(), requests)
+			require.NoError(t, err)
+			if h.Runner != nil {
+				for _, id := range ids {
+					h.Collect(id)
+				}
+			}
+			var started []string
+			for _, record := range h.Started("test/end") {
+				started = append(started, record.ID)
+			}
+			require.Equal(t, ids, started, name)
+		}
+	})
+}
+
 type mail struct {
 	To   string         `json:"to"`
 	Meta map[string]any `json:"meta,omitempty"`
