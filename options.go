@@ -143,7 +143,7 @@ func setDefault[T comparable](field *T, value T) {
 func (o *RunnerOptions) validate() error {
 	var faults []error
 	add := func(format string, args ...any) {
-		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
+		faults = append(faults, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
 	}
 	if err := checkPart("prefix", o.Prefix); err != nil {
 		faults = append(faults, err)
@@ -159,14 +159,15 @@ func (o *RunnerOptions) validate() error {
 			add("queue %q: %d tasks at once: use at least 1", queue, n)
 		}
 	}
-	if o.Lease < minLease {
-		add("Lease %s: use at least %s", o.Lease, minLease)
-	}
-	if o.RenewInterval < minRenewInterval {
+	switch { // by default the others follow from Lease: of what follows from a bad one nobody needs to hear
+	case o.Lease < minLease:
+		add("Lease %s: use at least %s; is its unit missing?", o.Lease, minLease)
+	case o.RenewInterval < minRenewInterval:
 		add("RenewInterval %s: use at least %s; is its unit missing?", o.RenewInterval, minRenewInterval)
-	}
-	if o.SafetyMargin <= 0 || o.RenewInterval+o.SafetyMargin >= o.Lease {
-		add("SafetyMargin %[2]s must be positive, and with RenewInterval %[1]s less than Lease %[3]s", o.RenewInterval, o.SafetyMargin, o.Lease)
+	case o.SafetyMargin < 0:
+		add("SafetyMargin %s is negative", o.SafetyMargin)
+	case o.RenewInterval+o.SafetyMargin >= o.Lease:
+		add("RenewInterval %s and SafetyMargin %s together must be less than Lease %s", o.RenewInterval, o.SafetyMargin, o.Lease)
 	}
 	if o.Grace < 0 && o.Grace != NoGrace {
 		add("Grace %s is negative: use NoGrace for none", o.Grace)

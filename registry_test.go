@@ -38,7 +38,8 @@ func TestNearest(t *testing.T) {
 	t.Parallel()
 	names := []string{"app/sync", "app/send_mail", "other/x"}
 	for wrong, right := range map[string]string{
-		"app/snyc": "app/sync", "sync": "", "app/sendmail": "app/send_mail", "zzz/qqqqqqq": "", "App/sync": "app/sync", "app/sync": "app/sync",
+		"app/snyc": "app/sync", "sync": "app/sync", "app/sendmail": "app/send_mail", "zzz/qqqqqqq": "", "App/sync": "app/sync", "app/sync": "app/sync",
+		"other/sync": "app/sync", "app/loop": "", "": "", "app/": "",
 	} {
 		require.Equal(t, right, nearest(wrong, names), wrong)
 	}
@@ -57,10 +58,23 @@ func TestRunnerOptionsReportAllFaults(t *testing.T) {
 	for _, part := range []string{"prefix", `"q{"`, `"zero"`, "Lease 1ms", "Grace", "StuckAfter", "EventBuffer", `"bad"`, "listed twice", "New is nil"} {
 		require.ErrorContains(t, err, part)
 	}
+	for want, options := range map[string]RunnerOptions{
+		"redtask: invalid input: Lease 15ns: use at least 1.5s; is its unit missing?":                                                  {Lease: 15},
+		"redtask: invalid input: RenewInterval 5ns: use at least 10ms; is its unit missing?":                                           {RenewInterval: 5},
+		"redtask: invalid input: SafetyMargin -1s is negative":                                                                         {SafetyMargin: -time.Second},
+		"redtask: invalid input: RenewInterval 20s and SafetyMargin 5s together must be less than Lease 15s":                           {RenewInterval: 20 * time.Second},
+		"redtask: invalid input: queue \"a\": 0 tasks at once: use at least 1\nredtask: invalid input: EventBuffer -1: use at least 1": {Queues: map[string]int{"a": 0}, EventBuffer: -1},
+	} {
+		_, err = NewRunner(e.rdb, NewRegistry(), options)
+		require.EqualError(t, err, want)
+	}
 	_, err = NewRunner(nil, nil, RunnerOptions{})
 	require.ErrorIs(t, err, ErrInvalid)
-	_, err = NewClient(e.rdb, ClientOptions{Queue: "a b"})
+	_, err = NewClient(e.rdb, ClientOptions{Prefix: "{", Queue: "a b", MaxData: -3})
 	require.ErrorIs(t, err, ErrInvalid)
+	for _, part := range []string{`prefix "{"`, `queue "a b"`, "MaxData -3"} {
+		require.ErrorContains(t, err, part)
+	}
 	_, err = NewClient(nil, ClientOptions{})
 	require.ErrorIs(t, err, ErrInvalid)
 }
