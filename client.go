@@ -3,6 +3,7 @@ package redtask
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -43,22 +44,17 @@ type shared struct {
 	announced map[string]bool
 }
 
-// NewClient makes a client; it does not talk to Redis yet.
+// NewClient checks its options, all faults at once, and makes a client; it does not talk to Redis yet.
 func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error) {
 	setDefault(&options.Prefix, DefaultPrefix)
 	setDefault(&options.Queue, DefaultQueue)
 	setDefault(&options.MaxData, DefaultMaxData)
 	if rdb == nil {
-		return nil, fmt.Errorf("%w: NewClient needs a redis client", ErrInvalid)
+		return nil, fmt.Errorf("%w: NewClient: the redis client is nil", ErrInvalid)
 	}
-	if err := checkPart("prefix", options.Prefix); err != nil {
-		return nil, err
-	}
-	if err := checkPart("queue", options.Queue); err != nil {
-		return nil, err
-	}
-	if err := checkMaxData(options.MaxData); err != nil {
-		return nil, err
+	faults := errors.Join(checkPart("prefix", options.Prefix), checkPart("queue", options.Queue), checkMaxData(options.MaxData))
+	if faults != nil {
+		return nil, faults
 	}
 	s := &shared{store: store.New(rdb, options.Prefix), maxData: options.MaxData, clients: map[string]*Client{}, announced: map[string]bool{}}
 	return s.client(options.Queue), nil
@@ -100,7 +96,7 @@ func (c *Client) announce(ctx context.Context) error {
 		return err
 	}
 	if err := c.shared.store.Announce(ctx, name); err != nil {
-		return public(err)
+		return err
 	}
 	c.shared.mu.Lock()
 	defer c.shared.mu.Unlock()
@@ -126,7 +122,7 @@ func (c *Client) Reload(ctx context.Context, id string) error { return c.reload(
 
 // ReloadWith is [Client.Reload] with new data, which replaces the old once the new instance took over.
 func (c *Client) ReloadWith(ctx context.Context, id string, data any) error {
-	encoded, err := encode("data", data, c.shared.maxData)
+	encoded, err := encode(fmt.Sprintf("new data for task %q", id), data, c.shared.maxData)
 	if err != nil {
 		return err
 	}
@@ -206,11 +202,15 @@ func newRecord(queue, id string, h map[string]string) *Record {
 	return r
 }
 
+// raw makes a JSON string of what is not JSON, as only somebody else can have written it: any record can be encoded.
 func raw(text string) json.RawMessage {
 	if text == "" {
 		return nil
 	}
-	return json.RawMessage(text)
+	if encoded := json.RawMessage(text); json.Valid(encoded) {
+		return encoded
+	}
+	return json.RawMessage(quote(text))
 }
 
 // parseInt reads a number that a script, or a person, wrote; junk counts as absent.
@@ -238,18 +238,18 @@ func (c *Client) Queues(ctx context.Context) ([]string, error) {
 
 // Counts are the tasks of a queue by state. A number is -1 where the key that would tell it has the wrong type.
 type Counts struct {
-	Wait       int64 // IDs in line, stopped and removed ones that no claim has met yet among them
-	Scheduled  int64
-	Running    int64
-	Ended      int64
-	Error      int64
-	Exception  int64
-	Stopped    int64
-	Kept       int64            // final tasks of any state whose record is to stay
-	Dropped    int64            // IDs found in line that could not be run, since the queue began
-	Recovered  int64            // tasks taken over from dead runners
-	Stuck      int64            // tasks that ignored that they were told to stop
-	Additional map[string]int64 // counters that this version does not know
+	Wait       int64            `json:"wait"` // IDs in line, stopped and removed ones that no claim has met yet among them
+	Scheduled  int64            `json:"scheduled"`
+	Running    int64            `json:"running"`
+	Ended      int64            `json:"ended"`
+	Error      int64            `json:"error"`
+	Exception  int64            `json:"exception"`
+	Stopped    int64            `json:"stopped"`
+	Kept       int64            `json:"kept"`                 // final tasks of any state whose record is to stay
+	Dropped    int64            `json:"dropped"`              // IDs found in line that could not be run, since the queue began
+	Recovered  int64            `json:"recovered"`            // tasks taken over from dead runners
+	Stuck      int64            `json:"stuck"`                // tasks that ignored that they were told to stop
+	Additional map[string]int64 `json:"additional,omitempty"` // counters that this version does not know
 }
 
 // Counts counts the queue's tasks, in a time that does not depend on their number.
@@ -271,14 +271,14 @@ func (c *Client) Counts(ctx context.Context) (*Counts, error) {
 
 // RunnerRecord is what Redis holds of a runner in a queue.
 type RunnerRecord struct {
-	ID        string
-	Host      string
-	PID       int
-	Version   string
-	Tasks     []string // names that it can run
-	StartedAt time.Time
-	LeaseEnd  time.Time // by Redis' clock; zero while its tasks are taken over
-	Running   int64     // tasks that it has
+	ID        string    `json:"id"`
+	Host      string    `json:"host"`
+	PID       int       `json:"pid"`
+	Version   string    `json:"version"`
+	Tasks     []string  `json:"tasks"` // names that it can run
+	StartedAt time.Time `json:"started_at"`
+	LeaseEnd  time.Time `json:"lease_end,omitzero"` // by Redis' clock; zero while its tasks are taken over
+	Running   int64     `json:"running"`            // tasks that it has
 }
 
 // Runners lists the runners of the queue, those that died and were not taken over yet among them.

@@ -284,3 +284,64 @@ func TestRunnerSurvivesWrongTypes(t *testing.T) {
 		})
 	}
 }
+
+// A record is JSON with the names that the fields have in Redis, whatever somebody wrote there.
+func TestRecordAsJSON(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client := e.client(t)
+		hash := map[string]any{
+			"task": "app/x", "data": "{not \xff JSON", "state": "ERROR", "epoch": 7, "attempt": 2, "ended_at": 1790000000000, "error": "no", "keep": "1",
+		}
+		require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:42"), hash).Err())
+		record, err := client.Get(testContext(t), "42")
+		require.NoError(t, err)
+		record.EndedAt = record.EndedAt.UTC()
+		encoded, err := json.Marshal(record)
+		require.NoError(t, err)
+		require.JSONEq(t, `{"id":"42","queue":"default","task":"app/x","data":"{not \ufffd JSON","state":"ERROR","epoch":7,"attempt":2,
+			"ended_at":"2026-09-21T14:13:20Z","error":"no","keep":true}`, string(encoded))
+		var again Record
+		require.NoError(t, json.Unmarshal(encoded, &again))
+		require.Equal(t, *record, again)
+	})
+}
+
+// With Redis away each call says what it was about.
+func TestErrorsNameTheTask(t *testing.T) {
+	t.Parallel()
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { _ = rdb.Close() })
+	client, err := NewClient(rdb, ClientOptions{})
+	require.NoError(t, err)
+	ctx := testContext(t)
+	over, end := context.WithCancel(ctx)
+	end()
+	for want, call := range map[string]func() error{
+		"redtask: start task app/x: not started: read redtask:protocol: dial": func() error {
+			_, err := client.Start(ctx, "app/x", nil)
+			return err
+		},
+		"redtask: start task app/x: not started: context canceled": func() error {
+			_, err := client.Start(over, "app/x", nil)
+			return err
+		},
+		"redtask: start 2 tasks: none is started: read redtask:protocol: dial": func() error {
+			_, err := client.StartMany(ctx, []StartRequest{{Task: "app/x"}, {Task: "app/y"}})
+			return err
+		},
+		`redtask: task "x y": stop in queue "default": dial`:         func() error { return client.Stop(ctx, "x y") },
+		`redtask: task "7": reload in queue "default": dial`:         func() error { return client.Reload(ctx, "7") },
+		`redtask: task "7": restart in queue "default": dial`:        func() error { return client.Restart(ctx, "7") },
+		`redtask: task "7": remove in queue "default": dial`:         func() error { return client.Remove(ctx, "7") },
+		`redtask: read task "7": dial`:                               func() error { _, err := client.Get(ctx, "7"); return err },
+		`redtask: subscribe to task "7" in queue "default": dial`:    func() error { _, err := client.Wait(ctx, "7"); return err },
+		`redtask: subscribe to all tasks in queue "default": dial`:   func() error { _, err := client.WatchQueue(ctx); return err },
+		`redtask: invalid input: encode new data for task "7": json`: func() error { return client.ReloadWith(ctx, "7", func() {}) },
+		"redtask: invalid input: encode data for task app/x: json": func() error {
+			_, err := client.Start(ctx, "app/x", func() {})
+			return err
+		},
+	} {
+		require.ErrorContains(t, call(), want)
+	}
+}

@@ -99,6 +99,9 @@ func (r *Run) SetOutput(output any) error {
 	if err != nil {
 		return err
 	}
+	if _, err := r.isActive("its output"); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.output = encoded
@@ -113,7 +116,11 @@ func (r *Run) Checkpoint(ctx context.Context, state any) error {
 	if err != nil {
 		return err
 	}
-	if !r.isActive() {
+	active, err := r.isActive("a checkpoint")
+	if err != nil {
+		return err
+	}
+	if !active {
 		return fmt.Errorf("redtask: checkpoint of task %q: its Init runs beside the old instance; write it in Start", r.id)
 	}
 	return r.engine.committer.write(ctx, r, "checkpoint", string(encoded))
@@ -140,16 +147,28 @@ func (r *Run) Progress(report any) error {
 	if err != nil {
 		return err
 	}
-	if r.isActive() {
+	active, err := r.isActive("a progress report")
+	if err != nil {
+		return err
+	}
+	if active {
 		r.engine.committer.progress(r, string(encoded))
 	}
-	return r.publish("progress", encoded)
+	return r.publish(EventProgress, encoded)
 }
 
-func (r *Run) isActive() bool {
+// isActive reports whether the run may write to its record: not yet in the Init of a reload, not any more after its end.
+func (r *Run) isActive(what string) (bool, error) {
 	r.emitMu.Lock()
 	defer r.emitMu.Unlock()
-	return r.active
+	if r.closed {
+		return false, r.tooLate(what)
+	}
+	return r.active, nil
+}
+
+func (r *Run) tooLate(what string) error {
+	return fmt.Errorf("redtask: task %q has ended: %s comes too late", r.id, what)
 }
 
 func (e *engine) newRun(claim *store.Claim) *Run {

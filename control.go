@@ -23,7 +23,7 @@ func (e *engine) listen(ctx context.Context) {
 			return
 		}
 		if attempt == 0 {
-			e.logger.Warn("cannot hear what tasks are told; it is tried again, and what was recorded meanwhile is not missed", "error", err)
+			e.logger.Warn("cannot subscribe to control messages; it is tried again, and what a client recorded meanwhile is not missed", "error", err)
 		}
 		pause(ctx, backoff(attempt))
 	}

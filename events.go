@@ -45,10 +45,10 @@ type Event struct {
 }
 
 // Time is when it happened.
-func (e *Event) Time() time.Time { return time.UnixMilli(e.At) }
+func (e Event) Time() time.Time { return time.UnixMilli(e.At) }
 
 // Decode decodes the event's data into value, a pointer.
-func (e *Event) Decode(value any) error {
+func (e Event) Decode(value any) error {
 	if err := json.Unmarshal(e.Data, value); err != nil {
 		return fmt.Errorf("redtask: decode data of event %q: %w", e.Event, err)
 	}
@@ -56,7 +56,7 @@ func (e *Event) Decode(value any) error {
 }
 
 // final reports whether the event is the last one before somebody starts the task again.
-func (e *Event) final() bool {
+func (e Event) final() bool {
 	return e.Event == EventRemoved || State(strings.ToUpper(e.Event)).Final()
 }
 
@@ -108,7 +108,7 @@ func (r *Run) publish(event string, data []byte) error {
 	defer r.emitMu.Unlock()
 	switch {
 	case r.closed:
-		return fmt.Errorf("redtask: task %q has ended: event %q comes too late", r.id, event)
+		return r.tooLate("event " + strconv.Quote(event))
 	case r.active:
 		r.send(event, data)
 	case r.heldCount.fits(len(data), r.engine.options.EventBuffer): // a reload's new instance: its events come when, and if, it takes over

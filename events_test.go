@@ -87,7 +87,13 @@ func TestEmitRefuses(t *testing.T) {
 		client := e.client(t)
 		record := wait(t, client, start(t, client, "test/bad", nil))
 		require.Equal(t, StateEnded, record.State, record.Error)
-		require.ErrorContains(t, (<-late).Emit("late", nil), "too late")
+		run := <-late
+		for what, err := range map[string]error{
+			`event "late"`: run.Emit("late", nil), "its output": run.SetOutput(1),
+			"a progress report": run.Progress(1), "a checkpoint": run.Checkpoint(testContext(t), 1),
+		} {
+			require.EqualError(t, err, fmt.Sprintf("redtask: task %q has ended: %s comes too late", run.ID(), what))
+		}
 	})
 }
 

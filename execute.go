@@ -11,6 +11,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
@@ -309,10 +310,14 @@ func (e *engine) unknownName(r *Run) *store.Leave {
 		}
 	}
 	text := fmt.Sprintf("no runner of queue %q knows a task named %q", e.queue.Name(), truncate(r.name, 200))
-	if near := nearest(r.name, slices.Sorted(maps.Keys(names))); near != "" {
+	known := slices.DeleteFunc(slices.Sorted(maps.Keys(names)), func(name string) bool { return strings.HasPrefix(name, reservedApp) })
+	switch near := nearest(r.name, known); {
+	case near != "":
 		text += fmt.Sprintf("; did you mean %q?", near)
-	} else {
-		text += "; register it before the runner is made"
+	case len(known) == 0:
+		text += ", nor any other: register tasks before the runner is made"
+	default:
+		text += "; they know " + truncate(strings.Join(known, ", "), 500)
 	}
 	return e.exception(r, errors.New(text))
 }

@@ -128,7 +128,7 @@ func (l *lease) Serve(ctx context.Context) {
 				return
 			}
 			if failures == 0 {
-				l.engine.logger.Warn("could not renew the lease; it is tried again", "error", err)
+				l.logFailure(err)
 			}
 			wait = min(wait, backoff(failures))
 			failures++
@@ -145,6 +145,14 @@ func (l *lease) Serve(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+func (l *lease) logFailure(err error) {
+	if l.isHeld() {
+		l.engine.logger.Warn("could not renew the lease; it is tried again", "last_renewal", l.lastSent(), "error", err)
+		return
+	}
+	l.engine.logger.Warn("the runner takes no tasks yet: it could not register in redis; it is tried again", "error", err)
 }
 
 func (l *lease) stopFence() {

@@ -56,6 +56,19 @@ func TestUnknownName(t *testing.T) {
 		record := wait(t, client, start(t, client, "test/great", nil))
 		require.Equal(t, StateException, record.State)
 		require.Contains(t, record.Error, `did you mean "test/greet"?`)
+		record = wait(t, client, start(t, client, "other/thing", nil))
+		require.Equal(t, `no runner of queue "default" knows a task named "other/thing"; they know test/greet`, record.Error)
+	})
+}
+
+func TestRunnerWithoutTasks(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.runner(t, NewRegistry(), nil)
+		require.True(t, e.log.has("this runner knows no tasks"))
+		client := e.client(t)
+		record := wait(t, client, start(t, client, "app/x", nil))
+		require.Equal(t, StateException, record.State)
+		require.Contains(t, record.Error, `knows a task named "app/x", nor any other: register tasks before`)
 	})
 }
 
@@ -115,7 +128,7 @@ func TestMaxData(t *testing.T) {
 		require.NoError(t, err)
 		_, err = client.Start(t.Context(), "test/ok", strings.Repeat("x", 9))
 		require.ErrorIs(t, err, ErrInvalid)
-		require.ErrorContains(t, err, "data has 11 bytes, at most 10 are allowed")
+		require.ErrorContains(t, err, "data for task test/ok has 11 bytes, at most 10 are allowed")
 		_, err = client.Start(t.Context(), "test/ok", strings.Repeat("x", 8))
 		require.NoError(t, err)
 		_, err = NewClient(e.rdb, ClientOptions{MaxData: -1})

@@ -117,12 +117,19 @@ func checkName(name string) error {
 	return nil
 }
 
-// nearest finds the name that someone who wrote name may have meant, or "".
+// nearest finds the name that someone who wrote name may have meant, or "". What stands before the last part is often the same in all
+// names, so only the last part says how many slips are likely.
 func nearest(name string, names []string) string {
-	best, least := "", len(name)/3+1
+	last := name[strings.LastIndexByte(name, '/')+1:]
+	best, least := "", len(last)/3+1
 	for _, candidate := range names {
 		if d := distance(name, candidate); d <= least {
 			best, least = candidate, d-1
+		}
+	}
+	for i := 0; best == "" && i < len(names); i++ {
+		if strings.HasSuffix(names[i], "/"+last) {
+			best = names[i] // the application's part is missing, or another one
 		}
 	}
 	return best

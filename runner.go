@@ -57,6 +57,9 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if err := store.CanBlock(rdb); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	if len(registry.Names()) == 0 {
+		options.Logger.Warn("this runner knows no tasks: register them before it is made; what no other runner knows ends in EXCEPTION")
+	}
 	r := &Runner{
 		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan struct{}),
 		shutdown: new(sync.Once),

@@ -39,11 +39,14 @@ func (c *Client) StartWith(ctx context.Context, task string, data any, options S
 	if err != nil {
 		return "", err
 	}
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("redtask: start task %s: not started: %w", task, context.Cause(ctx))
+	}
 	if err := c.announce(ctx); err != nil {
-		return "", err
+		return "", public(fmt.Errorf("start task %s: not started: %w", task, err))
 	}
 	if err := c.starter.start(ctx, fresh); err != nil {
-		return "", err
+		return "", public(fmt.Errorf("start task %s, ID %q: %w", task, fresh.ID, err))
 	}
 	return fresh.ID, nil
 }
@@ -65,14 +68,15 @@ func (c *Client) StartMany(ctx context.Context, requests []StartRequest) ([]stri
 		return nil, errors.Join(faults...)
 	}
 	if err := c.announce(ctx); err != nil {
-		return nil, err
+		return nil, public(fmt.Errorf("start %d tasks: none is started: %w", len(tasks), err))
 	}
 	ids := make([]string, len(tasks))
 	for from := 0; from < len(tasks); {
 		to := chunk(tasks, from)
 		results, err := c.queue.Start(ctx, tasks[from:to])
 		if err != nil {
-			return ids, errors.Join(append(faults, public(err))...)
+			fault := public(fmt.Errorf("start requests %d to %d: it is not known whether these tasks are started; none after them is: %w", from, to-1, err))
+			return ids, errors.Join(append(faults, fault)...)
 		}
 		for i, fault := range results {
 			if fault != nil {
@@ -108,9 +112,9 @@ func (c *Client) newTask(request *StartRequest) (*store.NewTask, error) {
 	if strings.HasPrefix(request.Task, reservedApp) {
 		return nil, fmt.Errorf("%w: task name %q: tasks of redtask/ belong to the runners, which start them themselves", ErrInvalid, request.Task)
 	}
-	data, err := encode("data", request.Data, c.shared.maxData)
+	data, err := encode("data for task "+request.Task, request.Data, c.shared.maxData)
 	if err != nil {
-		return nil, fmt.Errorf("redtask: start task %q: %w", request.Task, err)
+		return nil, err
 	}
 	task := &store.NewTask{ID: request.ID, Task: request.Task, Data: string(data), Keep: request.Keep}
 	if task.ID == "" {
@@ -150,7 +154,7 @@ type starting struct {
 	done chan error // capacity 1
 }
 
-// start queues a task; whoever finds nobody sending becomes the sender, until the batch with its own task has been sent.
+// start queues a task; whoever finds nobody sending begins to send, until nobody waits.
 func (s *starter) start(ctx context.Context, task *store.NewTask) error {
 	mine := &starting{task: task, done: make(chan error, 1)}
 	s.mu.Lock()
@@ -166,11 +170,11 @@ func (s *starter) start(ctx context.Context, task *store.NewTask) error {
 	case err := <-mine.done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("redtask: start task %s, ID %s: redis did not answer; it may be started all the same: %w", task.Task, task.ID, context.Cause(ctx))
+		return fmt.Errorf("redis did not answer; it may be started all the same: %w", context.Cause(ctx))
 	}
 }
 
-// send sends batches until nobody waits.
+// send sends one batch after the other until nobody waits.
 func (s *starter) send(ctx context.Context) {
 	for {
 		s.mu.Lock()
@@ -199,9 +203,9 @@ func (s *starter) sendBatch(ctx context.Context, batch []*starting) {
 		for i := from; i < to; i++ {
 			switch {
 			case err != nil:
-				batch[i].done <- public(err)
+				batch[i].done <- err
 			default:
-				batch[i].done <- public(results[i-from])
+				batch[i].done <- results[i-from]
 			}
 		}
 		from = to

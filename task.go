@@ -56,28 +56,29 @@ func (s State) Final() bool {
 	return false
 }
 
-// Record is what Redis holds of a task. Times that have not come are zero.
+// Record is what Redis holds of a task. Times that have not come are zero. As JSON its fields have the names that they have in Redis, its
+// times the form of RFC 3339.
 type Record struct {
-	ID         string
-	Queue      string
-	Task       string          // its name
-	Data       json.RawMessage // what it was started with
-	State      State
-	Epoch      int64  // number of its last claim
-	Attempt    int    // runs so far, without those that a shutdown or a dead runner cut short
-	Recoveries int    // runners that died in a row while they ran it
-	Runner     string // ID of the runner that has, or had, it
-	CreatedAt  time.Time
-	DueAt      time.Time
-	StartedAt  time.Time
-	EndedAt    time.Time
-	Output     json.RawMessage // nil without one
-	Error      string          // why it ended in ERROR or EXCEPTION
-	Stack      string          // of a panic
-	Progress   json.RawMessage // the last one reported
-	Checkpoint json.RawMessage // the last one written
-	Keep       bool            // cleanup leaves this record alone
-	Local      bool            // bound to its runner
+	ID         string          `json:"id"`
+	Queue      string          `json:"queue"`
+	Task       string          `json:"task"`           // its name
+	Data       json.RawMessage `json:"data,omitempty"` // what it was started with; a JSON string of it if it is not JSON
+	State      State           `json:"state"`
+	Epoch      int64           `json:"epoch"`                // number of its last claim
+	Attempt    int             `json:"attempt"`              // runs so far, without those that a shutdown or a dead runner cut short
+	Recoveries int             `json:"recoveries,omitempty"` // runners that died in a row while they ran it
+	Runner     string          `json:"runner,omitempty"`     // ID of the runner that has, or had, it
+	CreatedAt  time.Time       `json:"created_at,omitzero"`
+	DueAt      time.Time       `json:"due_at,omitzero"`
+	StartedAt  time.Time       `json:"started_at,omitzero"`
+	EndedAt    time.Time       `json:"ended_at,omitzero"`
+	Output     json.RawMessage `json:"output,omitempty"`     // nil without one
+	Error      string          `json:"error,omitempty"`      // why it ended in ERROR or EXCEPTION
+	Stack      string          `json:"stack,omitempty"`      // of a panic
+	Progress   json.RawMessage `json:"progress,omitempty"`   // the last one reported
+	Checkpoint json.RawMessage `json:"checkpoint,omitempty"` // the last one written
+	Keep       bool            `json:"keep,omitempty"`       // cleanup leaves this record alone
+	Local      bool            `json:"local,omitempty"`      // bound to its runner
 }
 
 // DecodeOutput decodes the task's output into value, a pointer.

@@ -253,6 +253,6 @@ func finalEvent(r *Record) *Event {
 }
 
 // String is for people: `12:00:00.000 42 app/hello ended "hi"`.
-func (e *Event) String() string {
+func (e Event) String() string {
 	return fmt.Sprintf("%s %s %s %s %s", e.Time().Format("15:04:05.000"), e.ID, e.Task, e.Event, e.Data)
 }

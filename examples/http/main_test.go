@@ -135,9 +135,9 @@ func TestEnds(t *testing.T) {
 			reason string
 		}{
 			{`{"to":2,"every":"1ms"}`, redtask.StateEnded, "2", ""},
-			{`{"to":2,"every":"0s"}`, redtask.StateError, "null", `every is "0s": use a duration like 1s`},
-			{"", redtask.StateError, "null", `every is "": use a duration like 1s`},
-			{`[]`, redtask.StateException, "null", "cannot unmarshal array"},
+			{`{"to":2,"every":"0s"}`, redtask.StateError, "", `every is "0s": use a duration like 1s`},
+			{"", redtask.StateError, "", `every is "": use a duration like 1s`},
+			{`[]`, redtask.StateException, "", "cannot unmarshal array"},
 		} {
 			id := start(t, url, c.body)
 			h.Collect(id).RequireState(c.state)

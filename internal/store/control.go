@@ -37,7 +37,7 @@ func (q *Queue) Restart(ctx context.Context, id, nonce string) error {
 func (q *Queue) control(ctx context.Context, s script, id string, keys []string, args ...any) (string, error) {
 	reply, err := q.run(ctx, s, keys, append([]any{q.keys.base, id}, args...)...)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("task %q: %w", id, err)
 	}
 	v, err := list(reply)
 	if err != nil || len(v) != 2 {
@@ -59,7 +59,7 @@ func (q *Queue) control(ctx context.Context, s script, id string, keys []string,
 func (q *Queue) Remove(ctx context.Context, id string) error {
 	reply, err := q.run(ctx, scriptRemove, []string{q.keys.scheduled, q.keys.epoch}, q.keys.base, id)
 	if err != nil {
-		return err
+		return fmt.Errorf("task %q: %w", id, err)
 	}
 	if text(reply) == "running" {
 		return &StateError{ID: id, State: "RUNNING", Reason: ErrRunning}

@@ -20,14 +20,14 @@ type Subscription struct {
 // SubscribeEvents returns once Redis confirmed that it will send the events of a task, or with id "" of the whole queue.
 func (q *Queue) SubscribeEvents(ctx context.Context, id string) (*Subscription, error) {
 	if id == "" {
-		return confirm(ctx, q.rdb.PSubscribe(ctx, glob(q.keys.events(""))+"*"))
+		return q.confirm(ctx, "all tasks", q.rdb.PSubscribe(ctx, glob(q.keys.events(""))+"*"))
 	}
-	return confirm(ctx, q.rdb.Subscribe(ctx, q.keys.events(id)))
+	return q.confirm(ctx, fmt.Sprintf("task %q", id), q.rdb.Subscribe(ctx, q.keys.events(id)))
 }
 
 // SubscribeControl returns once Redis confirmed that it will send what tasks of the queue are told.
 func (q *Queue) SubscribeControl(ctx context.Context) (*Subscription, error) {
-	return confirm(ctx, q.rdb.PSubscribe(ctx, glob(q.keys.control(""))+"*"))
+	return q.confirm(ctx, "control messages", q.rdb.PSubscribe(ctx, glob(q.keys.control(""))+"*"))
 }
 
 // glob quotes what a pattern would take as special.
@@ -43,7 +43,7 @@ func glob(channel string) string {
 	return string(quoted)
 }
 
-func confirm(ctx context.Context, pubsub *redis.PubSub) (*Subscription, error) {
+func (q *Queue) confirm(ctx context.Context, what string, pubsub *redis.PubSub) (*Subscription, error) {
 	// Receive does not watch ctx while it blocks; closing the connection ends it.
 	s := &Subscription{pubsub: pubsub}
 	s.release = context.AfterFunc(ctx, func() { _ = pubsub.Close() })
@@ -52,7 +52,7 @@ func confirm(ctx context.Context, pubsub *redis.PubSub) (*Subscription, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("subscribe: %w", explain(err))
+		return nil, fmt.Errorf("subscribe to %s in queue %q: %w", what, q.name, explain(err))
 	}
 	return s, nil
 }
