@@ -32,6 +32,7 @@ type Client struct {
 	shared  *shared
 	queue   *store.Queue
 	starter *starter
+	fault   error // what is wrong with the queue's name: each call returns it
 }
 
 // shared is what the clients of all queues have in common.
@@ -61,6 +62,9 @@ func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error
 }
 
 func (s *shared) client(queue string) *Client {
+	if err := checkPart("queue", queue); err != nil {
+		return &Client{shared: s, queue: s.store.Queue(queue), fault: err}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.clients[queue]
@@ -72,7 +76,15 @@ func (s *shared) client(queue string) *Client {
 	return c
 }
 
-// In returns a client for another queue. A bad name shows at the first call that starts a task there.
+// check is where all calls about a task begin.
+func (c *Client) check(id string) error {
+	if c.fault != nil {
+		return c.fault
+	}
+	return checkID(id)
+}
+
+// In returns a client for another queue. With a bad name each of its calls returns an error that is [ErrInvalid].
 func (c *Client) In(queue string) *Client {
 	if queue == c.queue.Name() {
 		return c
@@ -92,9 +104,6 @@ func (c *Client) announce(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	if err := checkPart("queue", name); err != nil {
-		return err
-	}
 	if err := c.shared.store.Announce(ctx, name); err != nil {
 		return err
 	}
@@ -108,7 +117,7 @@ func (c *Client) announce(ctx context.Context) error {
 // message, it learns of it at its next renewal, and should the runner die, the task is STOPPED instead of put back; use [Client.Wait] for the
 // end. A task that ends by itself meanwhile keeps that end. Stopping a STOPPED task is no error; any other final one is [ErrFinal].
 func (c *Client) Stop(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := c.check(id); err != nil {
 		return err
 	}
 	_, err := c.queue.Stop(ctx, id)
@@ -130,7 +139,7 @@ func (c *Client) ReloadWith(ctx context.Context, id string, data any) error {
 }
 
 func (c *Client) reload(ctx context.Context, id string, data []byte) error {
-	if err := checkID(id); err != nil {
+	if err := c.check(id); err != nil {
 		return err
 	}
 	return public(c.queue.Reload(ctx, id, data))
@@ -139,7 +148,7 @@ func (c *Client) reload(ctx context.Context, id string, data []byte) error {
 // Restart runs a task again under its ID with its data and its last checkpoint, its attempts counted anew. A final one goes in line; a
 // running one is told to stop first, and then goes in line however it ended; one in line is left alone. A pending stop refuses it.
 func (c *Client) Restart(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := c.check(id); err != nil {
 		return err
 	}
 	return public(c.queue.Restart(ctx, id, newID()))
@@ -148,7 +157,7 @@ func (c *Client) Restart(ctx context.Context, id string) error {
 // Remove removes a task that does not run, in line or final, with its record. A task that is gone already is no error; one that runs is
 // [ErrRunning].
 func (c *Client) Remove(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := c.check(id); err != nil {
 		return err
 	}
 	return public(c.queue.Remove(ctx, id))
@@ -156,7 +165,7 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 
 // Get reads a task's record; [ErrNotFound] if there is none.
 func (c *Client) Get(ctx context.Context, id string) (*Record, error) {
-	if err := checkID(id); err != nil {
+	if err := c.check(id); err != nil {
 		return nil, err
 	}
 	hash, err := c.queue.Get(ctx, id)
@@ -254,6 +263,9 @@ type Counts struct {
 
 // Counts counts the queue's tasks, in a time that does not depend on their number.
 func (c *Client) Counts(ctx context.Context) (*Counts, error) {
+	if c.fault != nil {
+		return nil, c.fault
+	}
 	found, err := c.queue.Counts(ctx)
 	if err != nil {
 		return nil, public(err)
@@ -283,6 +295,9 @@ type RunnerRecord struct {
 
 // Runners lists the runners of the queue, those that died and were not taken over yet among them.
 func (c *Client) Runners(ctx context.Context) ([]RunnerRecord, error) {
+	if c.fault != nil {
+		return nil, c.fault
+	}
 	found, err := c.queue.Runners(ctx)
 	if err != nil {
 		return nil, public(err)

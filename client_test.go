@@ -11,6 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/redistest"
 )
 
 func TestStartOwnID(t *testing.T) {
@@ -64,8 +66,17 @@ func TestStartRefusesBadInput(t *testing.T) {
 		_, err := client.Get(testContext(t), "")
 		require.ErrorIs(t, err, ErrInvalid)
 		for _, queue := range []string{"", "a{b", "a}b", "a b", "a\x00", strings.Repeat("q", MaxQueue+1)} {
-			_, err = client.In(queue).Start(testContext(t), "app/x", nil)
-			require.ErrorIs(t, err, ErrInvalid, queue)
+			other, ctx := client.In(queue), testContext(t)
+			for call, err := range map[string]error{
+				"Start": second(other.Start(ctx, "app/x", nil)), "StartMany": second(other.StartMany(ctx, []StartRequest{{Task: "app/x"}})),
+				"Stop": other.Stop(ctx, "x"), "Reload": other.Reload(ctx, "x"), "Restart": other.Restart(ctx, "x"), "Remove": other.Remove(ctx, "x"),
+				"Get": second(other.Get(ctx, "x")), "Wait": second(other.Wait(ctx, "x")), "Watch": second(other.Watch(ctx, "x")),
+				"WatchQueue": second(other.WatchQueue(ctx)), "List": second(other.List(ctx, ListOptions{State: StateWait})),
+				"Counts": second(other.Counts(ctx)), "Runners": second(other.Runners(ctx)),
+			} {
+				require.ErrorIs(t, err, ErrInvalid, call+queue)
+				require.ErrorContains(t, err, "queue", call+queue)
+			}
 		}
 	})
 }
@@ -305,6 +316,43 @@ func TestRecordAsJSON(t *testing.T) {
 		require.Equal(t, *record, again)
 	})
 }
+
+// While Redis hangs, starts whose callers have gone do not pile up, and are not started long after.
+func TestStartsThatWereGivenUp(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	e := newEnv(t, server.Addr, nil)
+	client := e.client(t)
+	start(t, client, "test/x", nil)
+	server.Freeze(t)
+	first := make(chan error, 1)
+	ctx, cancel := context.WithCancel(testContext(t))
+	go func() { _, err := client.Start(ctx, "test/x", nil); first <- err }()
+	eventually(t, "the first is under way", func() bool {
+		client.starter.mu.Lock()
+		defer client.starter.mu.Unlock()
+		return client.starter.sending && len(client.starter.waiting) == 0
+	})
+	over, end := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer end()
+	var wg sync.WaitGroup
+	for range 500 {
+		wg.Go(func() {
+			_, err := client.Start(over, "test/x", nil)
+			if err == nil || !strings.Contains(err.Error(), "not started: redis did not answer") && !strings.Contains(err.Error(), "not started: context deadline") {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Empty(t, client.starter.waiting)
+	cancel()
+	require.ErrorContains(t, receive(t, "the first", first), "it may be started all the same")
+	server.Thaw(t)
+	eventually(t, "what was sent is in line", func() bool { return e.rdb.LLen(t.Context(), e.key("wait")).Val() == 2 })
+}
+
+func second[T any](_ T, err error) error { return err }
 
 // With Redis away each call says what it was about.
 func TestErrorsNameTheTask(t *testing.T) {

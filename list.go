@@ -26,6 +26,9 @@ type Page struct {
 // List lists the queue's tasks of one state: those in line in their order, scheduled ones by due time, final ones with the latest first,
 // running ones in no order. Tasks that move while one pages may be missed or seen twice.
 func (c *Client) List(ctx context.Context, options ListOptions) (*Page, error) {
+	if c.fault != nil {
+		return nil, c.fault
+	}
 	setDefault(&options.Limit, 100)
 	if options.Limit < 1 || options.Limit > 1000 {
 		return nil, fmt.Errorf("%w: ListOptions.Limit %d: use 1 to 1000", ErrInvalid, options.Limit)

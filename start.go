@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 
@@ -106,6 +107,9 @@ func chunk(tasks []store.NewTask, from int) int {
 }
 
 func (c *Client) newTask(request *StartRequest) (*store.NewTask, error) {
+	if c.fault != nil {
+		return nil, c.fault
+	}
 	if err := checkName(request.Task); err != nil {
 		return nil, err
 	}
@@ -170,8 +174,22 @@ func (s *starter) start(ctx context.Context, task *store.NewTask) error {
 	case err := <-mine.done:
 		return err
 	case <-ctx.Done():
+		if s.withdraw(mine) {
+			return fmt.Errorf("not started: redis did not answer: %w", context.Cause(ctx))
+		}
 		return fmt.Errorf("redis did not answer; it may be started all the same: %w", context.Cause(ctx))
 	}
+}
+
+// withdraw takes back a start that is not under way: while Redis hangs they would pile up, and all be started long after their callers left.
+func (s *starter) withdraw(mine *starting) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.waiting, mine)
+	if i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+	}
+	return i >= 0
 }
 
 // send sends one batch after the other until nobody waits.

@@ -26,14 +26,19 @@ const watchBuffer = 1024
 // Watch reconnects by itself. Where events may be missing, after that or because the loop was too slow for its buffer of 1,024 events,
 // it yields [EventGap]. The events may be ranged over once; leaving the loop or the end of ctx frees the connection.
 func (c *Client) Watch(ctx context.Context, id string) (iter.Seq[Event], error) {
-	if err := checkID(id); err != nil {
+	if err := c.check(id); err != nil {
 		return nil, err
 	}
 	return c.watch(ctx, id)
 }
 
 // WatchQueue is [Client.Watch] for all tasks of the queue. Its loop ends with ctx only.
-func (c *Client) WatchQueue(ctx context.Context) (iter.Seq[Event], error) { return c.watch(ctx, "") }
+func (c *Client) WatchQueue(ctx context.Context) (iter.Seq[Event], error) {
+	if c.fault != nil {
+		return nil, c.fault
+	}
+	return c.watch(ctx, "")
+}
 
 func (c *Client) watch(ctx context.Context, id string) (iter.Seq[Event], error) {
 	ctx, cancel := context.WithCancel(ctx)
