@@ -104,6 +104,7 @@ func (e *engine) launch(claim *store.Claim) bool {
 			return true
 		}
 		old.tell(ErrLeaseLost)
+		r.after = old.returned
 	}
 	e.runs[r.id] = r
 	e.free.Add(-1)
@@ -111,27 +112,30 @@ func (e *engine) launch(claim *store.Claim) bool {
 	if r.keep && !claim.Keep { // who takes over from a dead runner knows no registration
 		e.committer.writeLater(r, "keep", "1")
 	}
-	go func() {
+	r.goroutine(func() {
 		defer e.tasks.Done()
-		labels := pprof.Labels("redtask_id", r.id, "redtask_task", r.name)
-		pprof.Do(r.base, labels, func(context.Context) { _ = e.execute(r, claim.Reload) })
-	}()
+		_ = e.execute(r, claim.Reload)
+	})
 	return true
+}
+
+// whyNot says why a claim is given back at once.
+func (e *engine) whyNot() string {
+	if e.draining.Load() {
+		return "shutdown"
+	}
+	return "lease lost"
+}
+
+// goroutine runs work in a goroutine that shows in profiles whose it is.
+func (r *Run) goroutine(work func()) {
+	go pprof.Do(r.base, pprof.Labels("redtask_id", r.id, "redtask_task", r.name), func(context.Context) { work() })
 }
 
 // loseAll cancels every run: the lease is gone, or nearly so.
 func (e *engine) loseAll() {
 	for _, r := range e.snapshot() {
 		r.tell(ErrLeaseLost)
-	}
-}
-
-// reportStuck says what an operator needs to find the code that ignores its ctx.
-func (e *engine) reportStuck(r *Run, method string) {
-	r.Logger().Error("the task ignores that it was told to stop: it keeps its slot until it returns; mind ctx.Done() in it",
-		"method", method, "stack", goroutineOf(r.id))
-	if err := r.publish(EventStuck, []byte(`{"method":`+quote(method)+`}`)); err == nil {
-		e.committer.count("stuck")
 	}
 }
 

@@ -1,14 +1,12 @@
 package redtask
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
-	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +15,15 @@ import (
 	"github.com/redtask/redtask/internal/store"
 )
 
-// execute lives a task's life from the claim on, and returns why it ended. A reload that worked goes on with the next run in the same
-// goroutine and slot.
-func (e *engine) execute(r *Run, reloadPending bool) error {
+// ending is how a task's last run here ended.
+type ending struct {
+	run  *Run
+	told error // nil if it ended by itself
+	err  error
+}
+
+// execute lives a task's life from the claim on. A reload that worked goes on with the next run in the same goroutine and slot.
+func (e *engine) execute(r *Run, reloadPending bool) ending {
 	done := false
 	defer func() {
 		if !done { // runtime.Goexit in a task's method unwinds through here: the slot must not be lost
@@ -35,7 +39,7 @@ func (e *engine) execute(r *Run, reloadPending bool) error {
 		next, told := e.end(r, err)
 		if next == nil {
 			done = true
-			return endOf(told, err)
+			return ending{r, told, err}
 		}
 		next.activate("reloaded")
 		r = next
@@ -52,17 +56,13 @@ func (e *engine) endAborted(r *Run) {
 	}
 }
 
-func endOf(told, err error) error {
-	if asTold(told, err) {
-		return told
-	}
-	return err
-}
-
 var errGoexit = errors.New("the task called runtime.Goexit")
 
 // live runs the task's methods. A run that took over in a reload comes here prepared.
 func (e *engine) live(r *Run) error {
+	if r.after != nil {
+		<-r.after // it may ignore its ctx, and no task runs twice under one lease
+	}
 	if r.entry != nil && r.entry.options.Timeout > 0 {
 		timer := time.AfterFunc(r.entry.options.Timeout, func() { r.tell(ErrTimedOut) })
 		defer timer.Stop()
@@ -152,7 +152,7 @@ func (e *engine) end(r *Run, err error) (*Run, error) {
 	r.free()
 	r.cancel(context.Canceled)
 	if next != nil {
-		return e.handOver(r, next), told
+		return e.handOver(r, next)
 	}
 	e.committer.leave(r, e.outcome(r, told, err))
 	return nil, told
@@ -185,13 +185,18 @@ func (r *Run) free() {
 	}
 }
 
-// asTold reports whether an end means that the task did what it was told.
+// asTold reports whether an end means that the task did what it was told. A panic never does, whatever error it was made with.
 func asTold(told, err error) bool {
-	return told != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, told) || isCause(err) ||
+	return told != nil && !panicked(err) && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, told) || isCause(err) ||
 		errors.Is(told, ErrTimedOut) && errors.Is(err, context.DeadlineExceeded))
 }
 
 func isCause(err error) bool { return strength(err) > 0 }
+
+func panicked(err error) bool {
+	_, ok := errors.AsType[*PanicError](err)
+	return ok
+}
 
 // outcome decides what a run's end means, and makes the batch item that says so.
 func (e *engine) outcome(r *Run, told, err error) *store.Leave {
@@ -199,6 +204,8 @@ func (e *engine) outcome(r *Run, told, err error) *store.Leave {
 	switch {
 	case told == ErrRestarted:
 		return r.back("restarted", []string{"attempt", "0"})
+	case panicked(err):
+		return e.exception(r, err)
 	case errors.Is(err, ErrDone):
 		return r.final(StateEnded, nil)
 	case asTold(told, err):
@@ -320,19 +327,4 @@ func (e *engine) unknownName(r *Run) *store.Leave {
 		text += "; they know " + truncate(strings.Join(known, ", "), 500)
 	}
 	return e.exception(r, errors.New(text))
-}
-
-// goroutineOf finds the stack of the goroutine that runs a task, by its profiler label.
-func goroutineOf(id string) string {
-	var profile bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
-		return "unknown: " + err.Error()
-	}
-	label := []byte(strconv.Quote("redtask_id") + ":" + strconv.Quote(id))
-	for stack := range bytes.SplitSeq(profile.Bytes(), []byte("\n\n")) {
-		if bytes.Contains(stack, label) {
-			return truncate(string(stack), maxErrorText)
-		}
-	}
-	return "unknown: the goroutine is gone"
 }

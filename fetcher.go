@@ -12,6 +12,7 @@ import (
 type fetcher struct {
 	engine *engine
 	idle   chan struct{} // capacity 1: the line is empty, wait for work
+	waited bool          // a call was sent; read after Serve returned
 	cutAt  time.Time     // when a call was last cut off: the server may not know yet, and still move an ID. Read after Serve returned
 }
 
@@ -35,13 +36,7 @@ func (f *fetcher) busy() {
 
 // open reports whether an ID may still arrive in the inbox; only after Serve returned.
 func (f *fetcher) open() bool {
-	return !f.cutAt.IsZero() && time.Since(f.cutAt) < f.blockFor()+time.Second
-}
-
-// blockFor is how long one call blocks: a slow poll behind the push. The server forgets a cut-off call after it, so it must be less than a
-// lease: then whoever takes over this runner's inbox finds what such a call put there.
-func (f *fetcher) blockFor() time.Duration {
-	return max(time.Second, min(5*time.Second, f.engine.options.Lease/2)) // whole seconds are what go-redis can send
+	return !f.cutAt.IsZero() && time.Since(f.cutAt) < f.engine.options.blocksFor()+time.Second
 }
 
 // Serve runs until ctx ends.
@@ -73,10 +68,11 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
 			return nil
 		case <-f.idle:
 		}
-		if f.engine.free.Load() <= 0 { // an ID taken now would wait for a slot here
+		if f.engine.free.Load() <= 0 || !f.engine.mayClaim() { // an ID taken now would wait for a slot, or for the lease, here
 			f.engine.committer.lookAgain()
 			continue
 		}
+		f.waited = true
 		call(f.engine.options.hooks.idle, f.engine.queue.Name())
 		found, err := f.wait(ctx, blocker)
 		if err != nil {
@@ -103,7 +99,7 @@ func (f *fetcher) wait(ctx context.Context, blocker *store.Blocker) (bool, error
 			f.interrupt(blocker, returned)
 		}
 	}()
-	found, err := blocker.Wait(context.WithoutCancel(ctx), f.blockFor())
+	found, err := blocker.Wait(context.WithoutCancel(ctx), f.engine.options.blocksFor())
 	close(returned)
 	<-interrupted
 	if err != nil {

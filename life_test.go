@@ -47,6 +47,36 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// A panic is an EXCEPTION with its stack, whatever it was made with and whatever the task was told.
+func TestPanicWithAnError(t *testing.T) {
+	for name, value := range map[string]func(ctx context.Context) error{
+		"Fail":      func(context.Context) error { return Failf("no") },
+		"ErrDone":   func(context.Context) error { return ErrDone },
+		"ctx.Err()": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				running := make(chan struct{}, 1)
+				registry := NewRegistry()
+				registry.Register("test/panic", Func(func(ctx context.Context, _ any) error {
+					running <- struct{}{}
+					<-ctx.Done()
+					panic(value(ctx))
+				}))
+				e.runner(t, registry, nil)
+				client := e.client(t)
+				id := start(t, client, "test/panic", nil)
+				receive(t, "runs", running)
+				require.NoError(t, client.Stop(t.Context(), id))
+				record := wait(t, client, id)
+				require.Equal(t, StateException, record.State)
+				require.Contains(t, record.Error, "panic: ")
+				require.Contains(t, record.Stack, "life_test.go")
+			})
+		})
+	}
+}
+
 func TestUnknownName(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		registry := NewRegistry()

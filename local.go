@@ -62,29 +62,32 @@ func (e *engine) startLocal(l *localTask) bool {
 // supervise runs the task until it is through, or ctx ends.
 func (l *localTask) supervise(ctx context.Context) {
 	for failures := 0; ; failures++ {
-		err := l.runOnce(ctx)
+		end := l.runOnce(ctx)
 		switch {
-		case ctx.Err() != nil || err == nil || errors.Is(err, ErrStopped):
+		case ctx.Err() != nil, end.told == ErrStopped, end.told == nil && (end.err == nil || errors.Is(end.err, ErrDone)):
 			return
-		case err == ErrLeaseLost, err == ErrRestarted:
+		case end.told == ErrLeaseLost, end.told == ErrRestarted:
 			failures = 0
 			continue
 		}
-		l.engine.logger.Error("a local task failed; it runs again", "task", l.name, "id", l.id, "error", err)
+		l.engine.logger.Error("a local task failed; it runs again", "task", l.name, "id", l.id, "told", end.told, "error", end.err)
 		if !pause(ctx, backoff(failures+4)) {
 			return
 		}
 	}
 }
 
-func (l *localTask) runOnce(ctx context.Context) error {
+func (l *localTask) runOnce(ctx context.Context) ending {
 	e := l.engine
 	if err := e.lease.await(ctx); err != nil {
-		return err
+		return ending{err: err}
 	}
 	r, err := l.adopt(ctx)
+	if err == ErrLeaseLost {
+		return ending{told: err}
+	}
 	if err != nil {
-		return err
+		return ending{err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { r.tell(ErrShutdown) })
 	defer stop()
@@ -92,7 +95,15 @@ func (l *localTask) runOnce(ctx context.Context) error {
 	case l.running <- struct{}{}:
 	default:
 	}
-	return e.execute(r, false)
+	done := make(chan ending, 1)
+	r.goroutine(func() {
+		end := ending{run: r, err: errGoexit} // what stays if a method ends the goroutine
+		defer func() { done <- end }()
+		end = e.execute(r, false)
+	})
+	end := <-done
+	l.data = end.run.data // a reload may have replaced it
+	return end
 }
 
 // adopt lists the task in Redis, between two batches: comparing what we own never sees it half listed.

@@ -2,7 +2,9 @@ package redtask
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -146,6 +148,79 @@ func TestLocalWhileTheLeaseIsGone(t *testing.T) {
 		_, err := runner.StartLocal(testContext(t), "default", "test/block", nil)
 		require.NoError(t, err)
 		require.Less(t, adopts.Load(), int64(20), "calls to adopt one task")
+	})
+}
+
+// A stopped local task is over whatever it returns, and so is one that says that it is done.
+func TestLocalThatIsOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		result error
+		stop   bool
+	}{
+		"stopped, done":        {ErrDone, true},
+		"stopped, other error": {errSurprise, true},
+		"stopped, nil":         {nil, true},
+		"done":                 {ErrDone, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				running, end := make(chan struct{}, 10), make(chan struct{})
+				registry := NewRegistry()
+				registry.Register("test/local", Func(func(ctx context.Context, _ any) error {
+					running <- struct{}{}
+					select {
+					case <-ctx.Done():
+					case <-end:
+					}
+					return c.result
+				}))
+				runner := e.runner(t, registry, func(o *RunnerOptions) { o.Locals = []Local{} })
+				id, err := runner.StartLocal(testContext(t), "default", "test/local", nil)
+				require.NoError(t, err)
+				receive(t, "runs", running)
+				if c.stop {
+					require.NoError(t, e.client(t).Stop(t.Context(), id))
+				} else {
+					close(end)
+				}
+				runner.engines["default"].locals.Wait() // its supervisor has gone
+				require.Empty(t, running)
+				eventually(t, "no record is left", func() bool { return e.rdb.Exists(t.Context(), e.key("task:"+id)).Val() == 0 })
+			})
+		})
+	}
+}
+
+// New data stays with a local task when it fails, and a method that ends its goroutine does not end the task for good.
+func TestLocalRunsAgainWithItsNewData(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		running, fail := make(chan string, 10), make(chan func() error)
+		registry := NewRegistry()
+		registry.Register("test/conf", func() Task {
+			var data string
+			return (&script{
+				init: func(_ context.Context, raw json.RawMessage) error { data = string(raw); return nil },
+				start: func(ctx context.Context) error {
+					running <- data
+					select {
+					case <-ctx.Done():
+						return ctx.Err()
+					case how := <-fail:
+						return how()
+					}
+				},
+			}).task()
+		})
+		runner := e.runner(t, registry, nil)
+		id, err := runner.StartLocal(testContext(t), "default", "test/conf", "old")
+		require.NoError(t, err)
+		require.Equal(t, `"old"`, receive(t, "runs", running))
+		require.NoError(t, e.client(t).ReloadWith(t.Context(), id, "new"))
+		require.Equal(t, `"new"`, receive(t, "runs", running))
+		fail <- func() error { return errSurprise }
+		require.Equal(t, `"new"`, receive(t, "runs again", running))
+		fail <- func() error { runtime.Goexit(); return nil }
+		require.Equal(t, `"new"`, receive(t, "runs again", running))
 	})
 }
 

@@ -63,6 +63,38 @@ func TestClaimOfWhatRunsHere(t *testing.T) {
 	}
 }
 
+// The same where the run that is overtaken ignores its ctx: the new one waits for it, since no task runs twice under one lease.
+func TestClaimOfWhatHangsHere(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		running, gate := make(chan *Run, 10), newGate(t)
+		registry := NewRegistry()
+		registry.Register("test/hang", Func(func(ctx context.Context, _ any) error {
+			running <- FromContext(ctx)
+			gate.wait()
+			return nil
+		}))
+		runner := e.runner(t, registry, func(o *RunnerOptions) { o.Locals = []Local{} })
+		client := e.client(t)
+		id := start(t, client, "test/hang", nil)
+		first := receive(t, "first", running)
+		_, err := e.rdb.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+			p.SRem(t.Context(), e.key("running:"+runner.ID()), first.member)
+			p.HDel(t.Context(), e.key("task:"+id), "state", "epoch", "runner", "attempt", "started_at")
+			p.LPush(t.Context(), e.key("wait"), id)
+			return nil
+		})
+		require.NoError(t, err)
+		eventually(t, "it is claimed again, and the first is told", func() bool {
+			return runner.engines["default"].find(id) != first && context.Cause(first.base) == ErrLeaseLost
+		})
+		require.Empty(t, running, "the second waits")
+		gate.open()
+		second := receive(t, "second", running)
+		require.Greater(t, second.Epoch(), first.Epoch())
+		require.Equal(t, StateEnded, wait(t, client, id).State)
+	})
+}
+
 // A blocked call whose connection was cut without the server's knowledge still takes a task, into the inbox of a runner that has gone.
 func TestHalfOpenConnection(t *testing.T) {
 	t.Parallel()

@@ -69,7 +69,7 @@ type RunnerOptions struct {
 	hooks hooks
 }
 
-// minLease is more than the shortest time that a call can block in Redis; see fetcher.blockFor.
+// minLease is more than the shortest time that a call can block in Redis; see blocksFor.
 const minLease = 1500 * time.Millisecond
 
 // minRenewInterval is far more often than any use needs, and no load for Redis.
@@ -130,6 +130,23 @@ func (o RunnerOptions) withDefaults() RunnerOptions {
 		o.Locals = defaultLocals()
 	}
 	return o
+}
+
+// claimsFor is how long after a renewal a runner still takes tasks: halfway between the next renewal and the fence.
+func (o *RunnerOptions) claimsFor() time.Duration {
+	return (o.RenewInterval + o.Lease - o.SafetyMargin) / 2
+}
+
+// blocksFor is how long a call that waits for tasks blocks in Redis: a slow poll behind the push. A server that has not noticed that the
+// runner is gone moves an ID into its inbox until then. So the call should end before the lease does; see silence.
+func (o *RunnerOptions) blocksFor() time.Duration {
+	longest := min(5*time.Second, o.Lease-o.claimsFor())
+	return max(time.Second, longest.Truncate(time.Second)) // whole seconds are what go-redis can send
+}
+
+// silence is after how long without a renewal nothing of this runner is left: its tasks are cancelled, no blocked call fills its inbox.
+func (o *RunnerOptions) silence() time.Duration {
+	return max(o.Lease-o.SafetyMargin, o.claimsFor()+o.blocksFor())
 }
 
 func setDefault[T comparable](field *T, value T) {

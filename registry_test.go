@@ -79,6 +79,29 @@ func TestRunnerOptionsReportAllFaults(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalid)
 }
 
+// A call that blocks in Redis ends before the lease does, or the runner says that nobody may take over its inbox before.
+func TestNoBlockedCallOutlivesASilence(t *testing.T) {
+	t.Parallel()
+	for _, o := range []RunnerOptions{
+		{}, {Lease: time.Minute}, {Lease: minLease}, {Lease: minLease, RenewInterval: 10 * time.Millisecond, SafetyMargin: 10 * time.Millisecond},
+		{Lease: 8 * time.Second, RenewInterval: 7 * time.Second, SafetyMargin: 500 * time.Millisecond},
+		{Lease: 15 * time.Second, RenewInterval: 11 * time.Second, SafetyMargin: time.Second},
+		{Lease: time.Hour, RenewInterval: time.Second, SafetyMargin: time.Second},
+	} {
+		o = o.withDefaults()
+		require.NoError(t, o.validate())
+		require.GreaterOrEqual(t, o.silence(), o.claimsFor()+o.blocksFor())
+		require.GreaterOrEqual(t, o.silence(), o.Lease-o.SafetyMargin)
+		require.Less(t, o.claimsFor(), o.Lease-o.SafetyMargin)
+		require.Greater(t, o.claimsFor(), o.RenewInterval)
+		require.Zero(t, o.blocksFor()%time.Second)
+		require.Positive(t, o.blocksFor())
+	}
+	standard := RunnerOptions{}.withDefaults()
+	require.Equal(t, 5*time.Second, standard.blocksFor())
+	require.Less(t, standard.silence(), standard.Lease, "the lease decides")
+}
+
 func TestRunnerRefusesClientsThatItCannotCopy(t *testing.T) {
 	t.Parallel()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": "127.0.0.1:1"}})

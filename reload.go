@@ -20,9 +20,9 @@ func (r *Run) reload(again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.over || r.told != nil && r.told != ErrReloaded:
+	case r.told != nil && r.told != ErrReloaded, r.over && r.reloading == nil:
 		return // the end beats a reload; a recorded one stays for the task's next run
-	case r.reloading != nil:
+	case r.reloading != nil: // also when it is over: the hand-over looks at this
 		r.reloading.again = r.reloading.again || again
 		return
 	}
@@ -34,7 +34,8 @@ func (r *Run) reload(again bool) {
 // prepareNext makes the next run ready, then tells the old one.
 func (r *Run) prepareNext(ctx context.Context, reload *reloading) {
 	var next *Run
-	err := errGoexit // what stays if Init ends the goroutine
+	err := errGoexit         // what stays if Init ends the goroutine
+	defer reload.cancel(nil) // the preparation is over, whatever came of it
 	defer func() {
 		if !r.settleReload(reload, next, err) {
 			r.reloadFailed(reload, next, err)
@@ -57,8 +58,8 @@ func (r *Run) reloadFailed(reload *reloading, next *Run, err error) {
 	}
 	text := truncate(err.Error(), maxErrorText)
 	r.Logger().Warn("reload failed; the task goes on with its old data", "error", text)
+	r.engine.committer.keepOld(r, reload.tried)       // before the event: whoever answers that with a new reload must find this one settled
 	_ = r.publish(EventReloadFailed, errorData(text)) // refused only after the end: nobody waits for it then
-	r.engine.committer.keepOld(r, reload.tried)
 	if again {
 		r.reload(true)
 	}
@@ -127,8 +128,9 @@ func (r *Run) successor(told, err error) *Run {
 	return nil
 }
 
-// handOver moves the claim to the next run. Redis has the last word: a stop that is pending there, or a lost lease, ends the task here.
-func (e *engine) handOver(r, next *Run) *Run {
+// handOver moves the claim to the next run. Redis has the last word: a stop that is pending there, or a lost lease, ends the task here;
+// then that is what it returns.
+func (e *engine) handOver(r, next *Run) (*Run, error) {
 	code := e.committer.swap(r, next, r.lastEvent(nil))
 	if code != "ok" {
 		next.discard()
@@ -136,7 +138,13 @@ func (e *engine) handOver(r, next *Run) *Run {
 			e.free.Add(1)
 			e.committer.poke()
 		}
-		return nil
+		switch code {
+		case "stopped":
+			return nil, ErrStopped
+		case "lost":
+			return nil, ErrLeaseLost
+		}
+		return nil, ErrReloaded
 	}
 	// Whoever tells all runs did not see this one before the answer.
 	if e.draining.Load() {
@@ -150,5 +158,5 @@ func (e *engine) handOver(r, next *Run) *Run {
 	if again {
 		next.reload(true)
 	}
-	return next
+	return next, nil
 }
