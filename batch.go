@@ -28,6 +28,7 @@ type item struct {
 	next    *Run
 	event   string
 	settled chan<- string // gets the code; nil if nobody waits
+	sent    bool          // before, in a batch whose codes are lost
 }
 
 // collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim.
@@ -39,10 +40,10 @@ func (c *committer) collect() (*store.Batch, []item) {
 	var emits eventCount
 	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits.events < maxBatchEmits && size < maxBatchBytes {
 		i := &c.items[n]
-		size += i.size()
-		if i.op == opProgress {
+		if i.op == opProgress && i.fields == nil { // else it is said again, after a lost answer
 			i.fields, i.run.report = []string{"progress", i.run.report}, ""
 		}
+		size += i.size()
 		i.addTo(batch)
 		if i.op == opEmit {
 			emits.add(len(i.text))

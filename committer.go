@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,8 +97,26 @@ func (c *committer) write(ctx context.Context, r *Run, fields ...string) error {
 	case code := <-settled:
 		return writeError(r, code)
 	case <-ctx.Done():
-		return fmt.Errorf("redtask: write %s of task %q: redis did not answer: %w", fields[0], r.id, context.Cause(ctx))
+		outcome := "it may be written all the same"
+		if c.withdraw(settled) {
+			outcome = "it is not written"
+		}
+		return fmt.Errorf("redtask: write %s of task %q: redis did not answer; %s: %w", fields[0], r.id, outcome, context.Cause(ctx))
 	}
+}
+
+// withdraw takes back what nobody waits for any more and is not under way: while Redis is away such writes would pile up. It reports
+// whether it never was.
+func (c *committer) withdraw(settled chan<- string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.items, func(i item) bool { return i.settled == settled })
+	if i < 0 {
+		return false
+	}
+	sent := c.items[i].sent
+	c.items = slices.Delete(c.items, i, i+1)
+	return !sent
 }
 
 func (c *committer) writeLater(r *Run, fields ...string) {
@@ -226,15 +245,15 @@ func (c *committer) callAll(ctx context.Context) {
 		f(ctx)
 	}
 	if inbox {
-		c.attempt(ctx, &c.inbox, c.returnInbox)
+		c.attempt(ctx, "return the IDs in this runner's inbox to the line", &c.inbox, c.returnInbox)
 	}
 	if reconcile {
-		c.attempt(ctx, &c.reconcile, c.compare)
+		c.attempt(ctx, "compare with redis which tasks this runner has", &c.reconcile, c.compare)
 	}
 }
 
 // attempt does what a flag asks for, and lowers the flag first: it may be raised again meanwhile. What fails is tried again after a rest.
-func (c *committer) attempt(ctx context.Context, flag *bool, do func(context.Context) error) {
+func (c *committer) attempt(ctx context.Context, what string, flag *bool, do func(context.Context) error) {
 	c.mu.Lock()
 	*flag = false
 	c.mu.Unlock()
@@ -247,7 +266,7 @@ func (c *committer) attempt(ctx context.Context, flag *bool, do func(context.Con
 	*flag, c.resting = true, time.Now().Add(rest)
 	c.mu.Unlock()
 	if ctx.Err() == nil {
-		c.engine.logger.Warn("could not compare with redis what this runner has; it is tried again", "error", err)
+		c.engine.logger.Warn("could not "+what+"; it is tried again", "error", err)
 		time.AfterFunc(rest, c.poke)
 	}
 }
@@ -322,21 +341,25 @@ func (c *committer) abandonItems(items []item) {
 	}
 }
 
-// flush waits until all that is queued has been answered for.
+// flush waits until Redis has the ends of all runs. It looks between two batches: then what a claim brought is among the runs, and what
+// a lost answer may have brought is still to be compared.
 func (c *committer) flush(ctx context.Context) error {
 	for {
-		left := make(chan int, 1)
+		left := make(chan bool, 1)
 		c.do(func(context.Context) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			left <- len(c.items)
+			left <- len(c.items) > 0 || c.engine.owned() > 0 || c.reconcile && c.engine.lease.isHeld()
 		})
 		select {
-		case n := <-left:
-			if n == 0 {
+		case more := <-left:
+			if !more {
 				return nil
 			}
 		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if !pause(ctx, 5*time.Millisecond) {
 			return context.Cause(ctx)
 		}
 	}

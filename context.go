@@ -30,6 +30,7 @@ type Run struct {
 	base     context.Context // values and cancellation of this run, before ProvideContext
 	cancel   context.CancelCauseFunc
 	returned chan struct{} // closed when Start has returned, or will not be called
+	after    chan struct{} // the same of an earlier run of this ID that may still work here; nil if there is none
 	logger   func() *slog.Logger
 
 	// owned by the run's goroutine
@@ -237,6 +238,12 @@ func (r *Run) isStopper() bool {
 	defer r.mu.Unlock()
 	_, ok := r.task.(Stopper)
 	return ok
+}
+
+func (r *Run) isOver() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over
 }
 
 // stop tells the task in the design's order: Stop first if it has one, then its ctx.

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redtask/redtask/internal/store"
@@ -243,6 +246,55 @@ func TestKeepOfARegistration(t *testing.T) {
 		id := start(t, client, "test/kept", nil)
 		receive(t, "runs", b.running)
 		eventually(t, "the record says so", func() bool { record, err := client.Get(testContext(t), id); return err == nil && record.Keep })
+	})
+}
+
+// Checkpoints that nobody waits for any more do not pile up while Redis is away.
+func TestCheckpointsThatWereGivenUp(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		b := newBlocker()
+		runner := e.runner(t, blockRegistry(b), func(o *RunnerOptions) { o.Locals = []Local{} })
+		id := start(t, e.client(t), "test/block", nil)
+		run := receive(t, "runs", b.running)
+		slow := newGate(t)
+		c := runner.engines["default"].committer
+		busy := make(chan struct{})
+		c.do(func(context.Context) { close(busy); slow.wait() })
+		receive(t, "redis is slow", busy)
+		for i := range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			require.ErrorContains(t, run.Checkpoint(ctx, i), "it is not written: context deadline exceeded")
+			cancel()
+		}
+		c.mu.Lock()
+		queued := len(c.items)
+		c.mu.Unlock()
+		slow.open()
+		require.Less(t, queued, 5)
+		require.NoError(t, run.Checkpoint(testContext(t), "last"))
+		require.Equal(t, `"last"`, e.rdb.HGet(t.Context(), e.key("task:"+id), "checkpoint").Val())
+	})
+}
+
+// A lost answer does not erase the progress that it was about.
+func TestProgressWhoseAnswerIsLost(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var lost atomic.Bool
+		own := e.answered(t, func(next func() error, cmd *redis.Cmd) error {
+			err := next()
+			if err == nil && slices.Contains(cmd.Args(), any("progress")) && lost.CompareAndSwap(false, true) {
+				return loseAnswer(cmd)
+			}
+			return err
+		})
+		b := newBlocker()
+		own.runner(t, blockRegistry(b), nil)
+		id := start(t, e.client(t), "test/block", nil)
+		run := receive(t, "runs", b.running)
+		require.NoError(t, run.Progress(50))
+		eventually(t, "lost", lost.Load)
+		require.NoError(t, run.Checkpoint(testContext(t), 1), "written after the report was said again")
+		require.Equal(t, "50", e.rdb.HGet(t.Context(), e.key("task:"+id), "progress").Val())
 	})
 }
 

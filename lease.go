@@ -35,8 +35,7 @@ func (l *lease) isHeld() bool {
 func (l *lease) fresh() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	o := l.engine.options
-	return l.held && time.Since(l.sent) < (o.RenewInterval+o.Lease-o.SafetyMargin)/2
+	return l.held && time.Since(l.sent) < l.engine.options.claimsFor()
 }
 
 // ranOut reports whether the fence has fallen.
@@ -155,10 +154,11 @@ func (l *lease) logFailure(err error) {
 	l.engine.logger.Warn("the runner takes no tasks yet: it could not register in redis; it is tried again", "error", err)
 }
 
+// stopFence leaves the fence to tasks that a shutdown left behind: they too must end before others take them over.
 func (l *lease) stopFence() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fence != nil {
+	if l.fence != nil && l.engine.owned() == 0 {
 		l.fence.Stop()
 	}
 }

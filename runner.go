@@ -88,7 +88,7 @@ func (r *Runner) newEngine(rdb redis.UniversalClient, registry *Registry, queue 
 	}
 	e.info = store.RunnerInfo{
 		ID: r.id, Host: host, PID: os.Getpid(), Version: Version, Names: slices.Sorted(maps.Keys(e.entries)), StartedAt: time.Now().UnixMilli(),
-		Lease: r.options.Lease, Silence: r.options.Lease - r.options.SafetyMargin,
+		Lease: r.options.Lease, Silence: r.options.silence(),
 	}
 	e.free.Store(int64(concurrency))
 	e.committer, e.fetcher, e.lease, e.promoter = newCommitter(e), newFetcher(e), newLease(e), newPromoter(e)
@@ -198,8 +198,9 @@ func (r *Runner) engineOf(queue string) (*engine, error) {
 
 // Shutdown gives everything back, in this order: no more claims; tasks with [Stopper] are told, others have [RunnerOptions.Grace], then
 // their ctx is cancelled; each goes back to the head of the line after its goroutine returned, without an attempt counted; the lease
-// is given up last. It returns when that is done, or when ctx ends: then the error names the tasks that did not return. These stay
-// leased until the lease ends, and then run elsewhere, whether they have returned here or not. An error also says why a runner could not
+// is given up last. It returns when that is done, or soon after ctx ends: then the error names the tasks that did not return. These stay
+// leased until the lease ends, and then run elsewhere, whether they have returned here or not. Where ctx has a deadline, the grace period
+// takes at most half of the time left: so all tasks are told, and have time to obey. An error also says why a runner could not
 // go on before, such as another version of the protocol in Redis. Further calls wait for the first.
 func (r *Runner) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
@@ -221,24 +222,25 @@ func (r *Runner) stop(ctx context.Context) error {
 		e.beginDrain()
 	}
 	r.endParts()
-	var wg sync.WaitGroup
-	faults := make(chan error, len(r.engines))
-	for _, e := range r.engines {
-		wg.Go(func() { faults <- e.drain(ctx) })
-	}
-	wg.Wait()
+	drained := r.inEach(func(e *engine) error { return e.drain(ctx) })
 	r.services.Wait()
-	close(faults)
-	var all []error
-	for fault := range faults {
-		all = append(all, fault)
-	}
 	r.endLast()
 	r.leases.Wait()
-	for _, e := range r.engines {
-		all = append(all, e.unregister(ctx))
-	}
+	unregistered := r.inEach(func(e *engine) error { return e.unregister(ctx) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(append([]error{r.failure}, all...)...)
+	return errors.Join(r.failure, drained, unregistered)
+}
+
+// inEach calls a function for all engines at once.
+func (r *Runner) inEach(do func(*engine) error) error {
+	faults := make(chan error, len(r.engines))
+	for _, e := range r.engines {
+		go func() { faults <- do(e) }()
+	}
+	var all []error
+	for range r.engines {
+		all = append(all, <-faults)
+	}
+	return errors.Join(all...)
 }

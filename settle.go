@@ -43,6 +43,7 @@ func (c *committer) settleReplayed(ctx context.Context, items []item) {
 	for i := range items {
 		switch items[i].op {
 		case opWrite, opProgress, opKeep:
+			items[i].sent = true
 			again = append(again, items[i])
 		case opSwap:
 			c.settleItem(&items[i], c.askSwapped(ctx, items[i].next))
@@ -118,7 +119,7 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 	}
 	for i := range result.Claims {
 		if !c.engine.launch(&result.Claims[i]) {
-			c.giveBack(c.engine.newRun(&result.Claims[i]), "shutdown")
+			c.giveBack(c.engine.newRun(&result.Claims[i]), c.engine.whyNot())
 		}
 	}
 	switch {
