@@ -219,7 +219,7 @@ func (h *Harness) close(grace time.Duration) {
 }
 
 func (h *Harness) deleteKeys() error {
-	ctx, cancel := context.WithTimeout(context.Background(), h.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), max(h.timeout, defaultTimeout))
 	defer cancel()
 	keys, err := h.scan(ctx, "*")
 	if err != nil || len(keys) == 0 {

@@ -131,7 +131,7 @@ func TestStuckTaskIsReported(t *testing.T) {
 			})}), Options{RedisURL: url, Timeout: 5 * time.Second})
 			h.Watch(start(t, h.Client, "test/stuck", nil)).Next("begun")
 			h.timeout = 0 // for the shutdown
-		}, "redtasktest: shut down the runner: ", "tasks ignore that they were told to stop", "test/stuck")
+		}, "redtasktest: shut down the runner: ", "tasks did not return in time when they were told to stop", "test/stuck")
 		close(release)
 		<-returned
 	})
