@@ -33,7 +33,7 @@
 //
 // What Start (or Init) returns decides the state that the task ends in:
 //
-//   - nil: ENDED.
+//   - nil, or [ErrDone]: ENDED.
 //   - an error made by [Fail] or [Failf]: ERROR. The task itself says that it failed.
 //   - any other error, a panic, data that cannot be decoded: EXCEPTION. The record has the message, and the stack of a panic; see
 //     RunnerOptions.OnException.

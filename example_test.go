@@ -163,18 +163,16 @@ func ExampleClient_Watch() {
 	defer stop()
 
 	// With an ID of one's own the watch can begin before the task: nothing is missed.
-	events, err := client.Watch(ctx, "42")
+	events := must(client.Watch(ctx, "42"))
 	must(client.StartWith(ctx, "example/count", 2, redtask.StartOptions{ID: "42"}))
 	for event := range events {
 		fmt.Println(event.Seq, event.Event)
 	}
-	fmt.Println(err)
 	// Output:
 	// 1 running
 	// 2 tick
 	// 3 tick
 	// 4 ended
-	// <nil>
 }
 
 func ExampleClient_Stop() {

@@ -22,7 +22,8 @@ const (
 
 // RunnerOptions configure a [Runner]. The zero value works: one queue, `default`, 100 tasks at a time.
 type RunnerOptions struct {
-	// Prefix begins the names of all keys in Redis. Runners and clients that should meet have the same. Default "redtask".
+	// Prefix begins the names of all keys in Redis. Runners and clients that should meet have the same; applications that share a server have
+	// different ones, also in different databases of it, since channels know no database. Default "redtask".
 	Prefix string
 
 	// Queues maps each queue that this runner serves to how many of its tasks may run at once: at least 1, and as many as memory allows,

@@ -20,8 +20,10 @@ const watchBuffer = 1024
 //
 //	events, err := client.Watch(ctx, id)
 //	for event := range events { // check err first
-//		fmt.Println(event.Event, string(event.Data))
+//		fmt.Println(event)
 //	}
+//
+// To miss nothing of a task, watch an ID of your own and then start it with [Client.StartWith].
 //
 // Watch reconnects by itself. Where events may be missing, after that or because the loop was too slow for its buffer of 1,024 events,
 // it yields [EventGap]. The events may be ranged over once; leaving the loop or the end of ctx frees the connection.

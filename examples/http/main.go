@@ -41,7 +41,8 @@ func run(ctx context.Context, address string) error {
 	}
 	rdb := redis.NewClient(options)
 	defer rdb.Close()
-	runner, err := redtask.NewRunner(rdb, registry(), redtask.RunnerOptions{})
+	// A queue of its own: runners of other services would not know its tasks.
+	runner, err := redtask.NewRunner(rdb, registry(), redtask.RunnerOptions{Queues: map[string]int{"counting": 100}})
 	if err != nil {
 		return err
 	}

@@ -91,10 +91,10 @@ func TestGracefulShutdown(t *testing.T) {
 	}
 	require.NoError(t, events.Err(), "the stream ends in order, it is not cut")
 	require.NoError(t, p.awaitExit(t))
-	task, rdb := "redtask:{default}:task:"+id, server.Client(t)
+	task, rdb := "redtask:{counting}:task:"+id, server.Client(t)
 	require.Equal(t, "0", rdb.HGet(t.Context(), task, "attempt").Val())
 	require.ErrorIs(t, rdb.HGet(t.Context(), task, "state").Err(), redis.Nil, "no state is WAIT")
-	require.Equal(t, []string{id}, rdb.LRange(t.Context(), "redtask:{default}:wait", 0, -1).Val())
+	require.Equal(t, []string{id}, rdb.LRange(t.Context(), "redtask:{counting}:wait", 0, -1).Val())
 }
 
 // A runner that cannot go on ends the service: it must not take requests that nobody here will run, and say nothing.
