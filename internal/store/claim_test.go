@@ -80,6 +80,36 @@ func TestClaimOfAFinalTaskStartedAgainByHand(t *testing.T) {
 	})
 }
 
+// HSET state WAIT and an LPUSH said of a task that runs, as by a script that was run twice, start no second run of it.
+func TestClaimOfARunningTaskSetToWaitByHand(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("a")
+		e.register("b")
+		claim := e.own("a", "x")["x"]
+		runs := Drop{"x", "it runs; its state was set to WAIT by hand"}
+		before := e.hash("x")
+		for _, runner := range []string{"a", "b"} {
+			e.set("x", "state", "WAIT")
+			e.do("LPUSH", e.keys.wait, "x")
+			result := e.commit(runner, 1, nil)
+			require.Empty(t, result.Claims)
+			require.Equal(t, []Drop{runs}, result.Drops)
+			require.Equal(t, before, e.hash("x"))
+		}
+		e.do("HDEL", e.keys.task("x"), "state")
+		e.do("LPUSH", e.keys.wait, "x")
+		require.Equal(t, []Drop{runs}, e.commit("b", 1, nil).Drops)
+		require.Equal(t, before, e.hash("x"))
+		require.EqualValues(t, 3, e.counter("dropped"))
+
+		require.Equal(t, []string{"ok"}, e.commit("a", 0, func(b *Batch) { items["ended"](b, &claim) }).Codes)
+		require.Equal(t, []string{"x"}, e.final("ENDED"))
+		e.set("x", "state", "WAIT")
+		e.do("LPUSH", e.keys.wait, "x")
+		require.Equal(t, []string{"x"}, claimed(e.commit("b", 1, nil)), "after its end it runs again")
+	})
+}
+
 // The ID that woke this runner comes first, then the line; what the inbox held beyond goes back to the head of the line.
 func TestClaimTakesFromTheInboxFirst(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -258,12 +258,17 @@ local function refuse(id, key, message)
   return true
 end
 
+-- Reports whether an ID in line runs all the same: only a record that was changed by hand names a runner then.
+local function runs(id, runner, epoch)
+  return runner and try('SISMEMBER', base .. 'running:' .. runner, (epoch or '') .. ':' .. id) == 1
+end
+
 -- Returns false if a key of the queue is broken: then the IDs stay in line.
 local function read(ids, seen, found)
   for i = #ids, 1, -1 do
     local id = ids[i]
     local key = base .. 'task:' .. id
-    local task = try('HMGET', key, 'task', 'data', 'state', 'attempt', 'keep', 'reload_data')
+    local task = try('HMGET', key, 'task', 'data', 'state', 'attempt', 'keep', 'reload_data', 'runner', 'epoch')
     if seen[id] then
       drop(id, 'in line twice')
     elseif unreachable(task) then
@@ -273,9 +278,12 @@ local function read(ids, seen, found)
       drop(id, 'its key holds no hash: ' .. task.err)
     elseif task[3] and task[3] ~= 'WAIT' then
       drop(id, 'it is ' .. task[3] .. (FINAL[task[3]] and '; to run it again set its state to WAIT, then push it' or ''))
+    elseif runs(id, task[7], task[8]) then
+      redis.call('HSET', key, 'state', 'RUNNING')
+      drop(id, 'it runs; its state was set to WAIT by hand')
     elseif task[1] then
       seen[id] = true
-      task[7], task[8] = id, key
+      task.id, task.key = id, key
       found[#found + 1] = task
     elseif redis.call('EXISTS', key) == 1 then
       if not refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again') then
@@ -296,11 +304,11 @@ local function claim_all(found)
   local members, epochs = {}, {}
   for i, task in ipairs(found) do
     epochs[i] = integer(last_epoch - #found + i)
-    members[i] = epochs[i] .. ':' .. task[7]
+    members[i] = epochs[i] .. ':' .. task.id
   end
   redis.call('SADD', running, unpack(members))
   for i, task in ipairs(found) do
-    local id, key = task[7], task[8]
+    local id, key = task.id, task.key
     local attempt = integer((tonumber(task[4]) or 0) + 1)
     if task[3] then -- an explicit WAIT: someone started a final task again by hand
       unindex(base, id)
