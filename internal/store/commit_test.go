@@ -168,6 +168,70 @@ func TestCommitOfALostEpoch(t *testing.T) {
 	}
 }
 
+// A record that was deleted while it ran, and started and claimed again, is the later run's alone.
+func TestCommitOfAnOvertakenRun(t *testing.T) {
+	for name, add := range items {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.register("r")
+				e.register("other")
+				claims := e.own("r", "x", "good")
+				old, good := claims["x"], claims["good"]
+				e.do("DEL", e.keys.task("x"))
+				later := e.own("other", "x")["x"]
+				before := e.hash("x")
+				events := e.listen()
+				result := e.commit("r", 0, func(b *Batch) {
+					add(b, &old)
+					add(b, &old)
+					b.Write("good", good.member(), "checkpoint", "1")
+				})
+				require.Equal(t, []string{"lost", "lost", "ok"}, result.Codes)
+				require.Equal(t, before, e.hash("x"))
+				require.Empty(t, events.kinds())
+				require.Equal(t, []string{good.member()}, e.members("r"), "what owns nothing goes")
+				require.Equal(t, []string{"ok"}, e.commit("other", 0, func(b *Batch) { items["ended"](b, &later) }).Codes)
+				require.Equal(t, []string{"ended x"}, events.kinds())
+			})
+		})
+	}
+}
+
+// A record that was deleted while it ran, and that nobody claimed since, is still the run's.
+func TestCommitOfADeletedRecord(t *testing.T) {
+	for name, add := range items {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.register("r")
+				claim := e.own("r", "x")["x"]
+				e.do("DEL", e.keys.task("x"))
+				require.Equal(t, []string{"ok"}, e.commit("r", 0, func(b *Batch) { add(b, &claim) }).Codes)
+			})
+		})
+	}
+}
+
+// What the next run says after the swap, in the same batch, counts.
+func TestCommitAfterASwapInOneBatch(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		claim := e.own("r", "x")["x"]
+		next := Claim{ID: "x", Epoch: 1000}
+		result := e.commit("r", 0, func(b *Batch) {
+			items["write"](b, &claim)
+			items["swap"](b, &claim)
+			b.Write("x", next.member(), "checkpoint", "2")
+			items["write"](b, &claim)
+			items["ended"](b, &next)
+			items["write"](b, &next)
+		})
+		require.Equal(t, []string{"ok", "ok", "ok", "lost", "ok", "lost"}, result.Codes)
+		require.Equal(t, "2", e.hash("x")["checkpoint"])
+		require.Equal(t, "ENDED", e.state("x"))
+		require.Empty(t, e.members("r"))
+	})
+}
+
 // Once an item has ended a claim, later items of that claim in the same batch are lost.
 func TestCommitAfterTheEndInOneBatch(t *testing.T) {
 	for _, first := range []string{"ended", "wait", "scheduled", "removed", "swap"} {

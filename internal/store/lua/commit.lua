@@ -33,7 +33,8 @@ end
 
 local codes, claims, drops, faults = {}, {}, {}, {}
 local gone, settled = {}, {}   -- members to remove from running, IDs whose pending intent is settled
-local left = {}                -- members whose claim an earlier item of this batch has ended
+local left = {}                -- members whose claim has ended: by an earlier item of this batch, or by a later claim
+local joined = {}              -- members that a swap of this batch has made
 local back, back_members = {}, {}
 local final = {}               -- index -> {score, id, ...}
 local pending = try('HLEN', control)
@@ -170,6 +171,7 @@ function apply.swap(id, key, at, n, member)
     settled[#settled + 1] = id
   end
   redis.call('SADD', running, new_member)
+  joined[new_member] = true
   gone[#gone + 1] = member
 end
 
@@ -191,6 +193,13 @@ function apply.keep(id, key, at)
   end
 end
 
+-- A record that someone deleted or changed by hand may have been claimed anew: then it is the later run's, although this one's member is
+-- still there. Without an epoch, or a hash, nobody else has it.
+local function overtaken(key, id, member)
+  local epoch = try('HGET', key, 'epoch')
+  return type(epoch) == 'string' and epoch .. ':' .. id ~= member
+end
+
 local function apply_items()
   local held = {}
   if fenced > 0 then
@@ -204,12 +213,15 @@ local function apply_items()
       i = i + 3
     else
       fence = fence + 1
-      local n, member = tonumber(ARGV[i + 2]), ARGV[5 + fence]
-      if held[fence] == 1 and not left[member] then
-        codes[fence] = apply[op](id, base .. 'task:' .. id, i + 3, n, member) or 'ok'
-        left[member] = op == 'leave' or op == 'swap'
-      else
+      local n, member, key = tonumber(ARGV[i + 2]), ARGV[5 + fence], base .. 'task:' .. id
+      if left[member] or (held[fence] ~= 1 and not joined[member]) then
         codes[fence] = 'lost'
+      elseif overtaken(key, id, member) then
+        codes[fence] = 'lost'
+        left[member], gone[#gone + 1] = true, member
+      else
+        codes[fence] = apply[op](id, key, i + 3, n, member) or 'ok'
+        left[member] = op == 'leave' or op == 'swap'
       end
       i = i + 3 + n
     end
