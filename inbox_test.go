@@ -71,8 +71,8 @@ type claimHeld struct {
 func (c *claimHeld) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
-		const want = 3 + 8 + 3 // evalsha, digest, number of keys; eight keys; base, runner, batch
-		if args := cmd.Args(); len(args) > want && fmt.Sprint(args[2]) == "8" && fmt.Sprint(args[want]) != "0" && c.armed.CompareAndSwap(true, false) {
+		const want = 3 + keysOfCommit + 3 // evalsha, digest, number of keys; the keys; base, runner, batch
+		if args := cmd.Args(); len(args) > want && args[2] == keysOfCommit && fmt.Sprint(args[want]) != "0" && c.armed.CompareAndSwap(true, false) {
 			close(c.held)
 			c.release.wait()
 		}

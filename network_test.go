@@ -11,16 +11,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hook sees each script call of a client, by its number of keys: commit 8, renew 5, adopt 3. An error that it returns is the answer.
+// hook sees each script call of a client, by its number of keys: commit 9, renew 6, adopt 4. An error that it returns is the answer.
 type hook struct {
 	lossy
 	script func(keys int) error
 }
 
 const (
-	keysOfCommit = 8
-	keysOfRenew  = 5
-	keysOfAdopt  = 3
+	keysOfCommit = 9
+	keysOfRenew  = 6
+	keysOfAdopt  = 4
 )
 
 // hooked is the same server through a client of its own that has the hook.

@@ -11,6 +11,7 @@ type keys struct {
 	counters  string
 	cleaner   string
 	kept      string
+	room      string // never exists; see Queue.run
 }
 
 func newKeys(prefix, queue string) keys {
@@ -24,6 +25,7 @@ func newKeys(prefix, queue string) keys {
 		counters:  base + "counters",
 		cleaner:   base + "cleaner",
 		kept:      base + "final:kept",
+		room:      base + "room",
 	}
 }
 

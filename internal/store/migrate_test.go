@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,39 @@ func (m *migrating) finish() {
 	}
 	require.NoError(m.t, m.to.Do(ctx, "CLUSTER", "SETSLOT", m.slot, "NODE", m.toID).Err())
 	require.NoError(m.t, m.from.Do(ctx, "CLUSTER", "SETSLOT", m.slot, "NODE", m.toID).Err())
+}
+
+// While a slot moves, the keys that a script names may be on the target all together, and the records that only it knows of still on the
+// source: it would find no hash. So each call is refused until the slot has moved; then it works, and nothing is lost.
+func TestEveryCallDuringSlotMigration(t *testing.T) {
+	m := newMigrating(t)
+	ctx := testContext(t)
+	worlds := map[string]*env{}
+	for call := range calls { // all in one slot, under prefixes of their own
+		w := (&env{t: t, rdb: m.from}).world()
+		w.queue = New(m.q.rdb, w.store.prefix).Queue("q")
+		worlds[call] = w
+	}
+	m.begin()
+	for call, w := range worlds {
+		require.True(t, redis.IsTryAgainError(calls[call](ctx, w)), call+" with all keys on the source")
+		for name, key := range w.allKeys() {
+			if !strings.HasPrefix(name, "task:") {
+				m.move(key)
+			}
+		}
+		err := calls[call](ctx, w)
+		require.True(t, redis.IsTryAgainError(err), "%s with the records on the source: %v", call, err)
+		require.False(t, Refused(err), "it passes")
+	}
+	m.finish()
+	for call, w := range worlds {
+		w.rdb = m.to
+		w.requireWorld(call+" refused", "", "")
+		require.NoError(t, calls[call](ctx, w), call)
+		w.takeOverAll("dead")
+		w.requireWorld(call+" made again", "", call)
+	}
 }
 
 // A due task whose hash has moved already, while `scheduled` and `wait` have not, must not be lost.

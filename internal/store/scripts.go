@@ -46,9 +46,10 @@ func load(name string) script {
 	return script{name: name, Script: redis.NewScript(string(prelude) + "\n" + string(source))}
 }
 
-// run calls a script by its digest, and sends the source when the server does not know it yet.
+// run calls a script by its digest, and sends the source when the server does not know it yet. The last key, which never exists, makes
+// a Cluster refuse the call while the queue's slot moves: a record that is still, or already, on the other node would look missing.
 func (q *Queue) run(ctx context.Context, s script, keys []string, args ...any) (any, error) {
-	reply, err := s.Run(ctx, q.rdb, keys, args...).Result()
+	reply, err := s.Run(ctx, q.rdb, append(keys, q.keys.room), args...).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return nil, fmt.Errorf("%s in queue %q: %w", s.name, q.name, explain(err))
 	}

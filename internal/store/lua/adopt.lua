@@ -1,6 +1,6 @@
 -- Lists a local task as RUNNING: bound to one runner, never in line, removed when it ends. Called by Queue.Adopt.
 --
--- KEYS[1] running:RUNNER  [2] runner:RUNNER  [3] epoch
+-- KEYS[1] running:RUNNER  [2] runner:RUNNER  [3] epoch  [4] room
 -- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] ID  [4] task  [5] data
 --
 -- Returns its epoch; '' if the runner holds no lease; a replay returns the epoch of the first call.

@@ -2,6 +2,7 @@
 -- Called by Queue.Commit.
 --
 -- KEYS[1] wait  [2] running:RUNNER  [3] inbox:RUNNER  [4] runner:RUNNER  [5] control:RUNNER  [6] epoch  [7] scheduled  [8] counters
+-- KEYS[9] room
 -- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] number of this batch  [4] tasks to claim at most
 -- ARGV[5] F, the number of fenced items; ARGV[6 .. 5+F] their members `EPOCH:ID`, in the order of the items
 -- then the items; `event` is what follows `{"event":"KIND",` in an event's JSON:

@@ -1,6 +1,6 @@
 -- Counts a queue's tasks by state. Called by Queue.Counts.
 --
--- KEYS[1] wait  [2] scheduled  [3] runners  [4] counters
+-- KEYS[1] wait  [2] scheduled  [3] runners  [4] counters  [5] room
 -- ARGV[1] base, `P:{Q}:`
 --
 -- Returns {waiting, scheduled, running, ENDED, ERROR, EXCEPTION, STOPPED, kept, counters}; a key of the wrong type counts -1.

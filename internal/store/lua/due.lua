@@ -1,7 +1,7 @@
 -- Finds final tasks that are too old or too many. One cleaner at a time: it takes, or already has, the queue's cleaning lock.
 -- Called by Queue.Expired.
 --
--- KEYS[1] cleaner (the lock: a runner ID with a TTL)
+-- KEYS[1] cleaner (the lock: a runner ID with a TTL)  [2] room
 -- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] lock TTL, ms  [4] IDs at most for each state
 -- then for each state: STATE, age in ms, count at most, number of the oldest due ones to skip
 --
@@ -9,7 +9,7 @@
 local cleaner = KEYS[1]
 local base, me, ttl, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
+make_room()
 local holder = redis.call('GET', cleaner)
 if holder and holder ~= me then
   return {}

@@ -1,6 +1,6 @@
 -- Puts tasks whose time has come in line. Called by Queue.Promote, by every runner that knows of a due time: one of them finds it.
 --
--- KEYS[1] scheduled  [2] wait
+-- KEYS[1] scheduled  [2] wait  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] tasks at most
 --
 -- Returns {moved, due time of the next one in ms or ''}.

@@ -1,6 +1,6 @@
 -- Gives a runner its lease in a queue. Called by Queue.Register at the start, and after a lease was lost.
 --
--- KEYS[1] runners  [2] runner:RUNNER
+-- KEYS[1] runners  [2] runner:RUNNER  [3] room
 -- ARGV[1] runner ID  [2] lease, ms  then field, value, ... of the runner's hash
 --
 -- Returns {1, now}, or {0, now} while another runner is still taking over what this one had.

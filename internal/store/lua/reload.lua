@@ -1,6 +1,6 @@
 -- Asks a running task to start over with its (new) data; gives a waiting one new data. Called by Queue.Reload.
 --
--- KEYS[1] scheduled
+-- KEYS[1] scheduled  [2] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID  [3] '1' if there is new data  [4] the new data
 --
 -- Returns {outcome, state}: `told`, `stored` (it waits: it will start with the data), `final`, `missing`, `broken` (message).

@@ -1,6 +1,6 @@
 -- Removes a task that does not run, with its record. An ID left in `wait` is dropped by the next claim. Called by Queue.Remove.
 --
--- KEYS[1] scheduled  [2] epoch
+-- KEYS[1] scheduled  [2] epoch  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID
 --
 -- Returns `removed`, `missing` or `running`.

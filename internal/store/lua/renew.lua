@@ -1,6 +1,6 @@
 -- Renews a runner's lease in a queue, and tells it what it should look at. Called by Queue.Renew.
 --
--- KEYS[1] runners  [2] runner:RUNNER  [3] running:RUNNER  [4] control:RUNNER  [5] scheduled
+-- KEYS[1] runners  [2] runner:RUNNER  [3] running:RUNNER  [4] control:RUNNER  [5] scheduled  [6] room
 -- ARGV[1] runner ID  [2] lease, ms
 --
 -- Returns {held, now, tasks it owns, pending intents, due time of the next scheduled task in ms or '']; held is 0 when the lease is gone.

@@ -1,6 +1,6 @@
 -- Runs a task again under its ID: a final one goes in line; a running one is stopped first. Called by Queue.Restart.
 --
--- KEYS[1] wait  [2] epoch
+-- KEYS[1] wait  [2] epoch  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID  [3] nonce of this call: a replay whose reply was lost changes nothing
 --
 -- Returns {outcome, state before}: `waiting`, `told`, `stopping` (a stop is pending, and wins), `missing`, `broken` (message).
@@ -19,7 +19,7 @@ end
 if found[5] == nonce or state == 'WAIT' or state == 'SCHEDULED' then
   return { 'waiting', state }
 end
-redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
+make_room()
 if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
   local control = base .. 'control:' .. runner
   if redis.call('HGET', control, id) == 'stop' then

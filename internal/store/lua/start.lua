@@ -1,6 +1,6 @@
 -- Puts a batch of new tasks in line. Called by Queue.Start.
 --
--- KEYS[1] wait
+-- KEYS[1] wait  [2] room
 -- ARGV[1] base, `P:{Q}:`
 -- then for each task: ID, nonce ('' for an ID that the client drew: that ID is its own nonce), n, and n strings: field, value, ...
 --

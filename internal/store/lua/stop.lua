@@ -1,6 +1,6 @@
 -- Stops a task: one that waits at once, one that runs by an intent that its runner cannot miss. Called by Queue.Stop.
 --
--- KEYS[1] scheduled  [2] epoch
+-- KEYS[1] scheduled  [2] epoch  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID
 --
 -- Returns {outcome, state before}: `stopped` (it is STOPPED now, or was already), `told` (its runner will), `final`, `missing`, `broken` (message).
@@ -22,7 +22,7 @@ end
 if FINAL[state] then
   return { 'final', state }
 end
-redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
+make_room()
 if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
   redis.call('HSET', base .. 'control:' .. runner, id, 'stop')
   redis.call('PUBLISH', base .. 'control:' .. id, 'stop')

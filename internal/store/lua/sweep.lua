@@ -1,14 +1,14 @@
 -- Removes final tasks with their records, but not one that was started again meanwhile, nor one that is to be kept.
 -- Called by Queue.Sweep.
 --
--- KEYS[1] final:STATE  [2] final:kept
+-- KEYS[1] final:STATE  [2] final:kept  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] STATE  then IDs
 --
 -- Returns the number of records removed.
 local index, kept = KEYS[1], KEYS[2]
 local base, state = ARGV[1], ARGV[2]
 
-redis.call('DEL', base .. 'room') -- a removal first, so that a full Redis accepts the rest
+make_room()
 local removed = 0
 for i = 3, #ARGV do
   local id = ARGV[i]

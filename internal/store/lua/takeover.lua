@@ -2,6 +2,7 @@
 -- A task is delayed from its second recovery on, and ends in EXCEPTION after too many: it may be what kills its runners.
 --
 -- KEYS[1] runners  [2] runner:DEAD  [3] running:DEAD  [4] inbox:DEAD  [5] control:DEAD  [6] wait  [7] scheduled  [8] epoch  [9] counters
+-- KEYS[10] room
 -- ARGV[1] base, `P:{Q}:`  [2] dead runner's ID  [3] the lease end that was seen, as Redis wrote it  [4] tasks at most in this call
 -- ARGV[5] recoveries at most  [6] first delay, ms  [7] longest delay, ms  [8] ms after which a run counts as stable  [9] a random number below 1000
 --

@@ -1,7 +1,7 @@
 -- Gives up a runner's lease. What it still owns (a task that ignores its ctx) stays leased until the lease ends.
 -- Called by Queue.Unregister, last of all.
 --
--- KEYS[1] runners  [2] runner:RUNNER  [3] running:RUNNER  [4] inbox:RUNNER  [5] control:RUNNER  [6] wait
+-- KEYS[1] runners  [2] runner:RUNNER  [3] running:RUNNER  [4] inbox:RUNNER  [5] control:RUNNER  [6] wait  [7] room
 -- ARGV[1] runner ID  [2] '1' if an ID may still arrive in the inbox (a blocked call that could not be ended)
 --
 -- Returns the number of tasks that it still owns.
