@@ -1,12 +1,19 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
+	"net"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/redistest"
 )
 
 func TestStart(t *testing.T) {
@@ -175,6 +182,41 @@ func TestStartWithIndexesOfTheWrongType(t *testing.T) {
 		e.start("x")
 		require.Equal(t, []string{"x"}, e.line())
 	})
+}
+
+// A master behind a name becomes a replica, and the name points to the new master: the client hears of it at its next call, connects
+// anew, and the start is made there.
+func TestStartOnADemotedMaster(t *testing.T) {
+	t.Parallel()
+	old, master := redistest.Start(t), redistest.Start(t)
+	var target atomic.Pointer[string]
+	target.Store(&old.Addr)
+	rdb := redis.NewClient(&redis.Options{Addr: "redis.example:6379", Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, *target.Load())
+	}})
+	t.Cleanup(func() { _ = rdb.Close() })
+	queue := New(rdb, "p").Queue("q")
+	for _, nonce := range []string{"", "n"} {
+		faults, err := queue.Start(testContext(t), []NewTask{{ID: "before" + nonce, Nonce: nonce, Task: "test/a", Data: "1"}})
+		require.NoError(t, err)
+		require.NoError(t, faults[0])
+	}
+	host, port, _ := net.SplitHostPort(master.Addr)
+	replica := old.Client(t)
+	require.NoError(t, replica.Do(testContext(t), "REPLICAOF", host, port).Err())
+	require.Eventually(t, func() bool { // until then it may be loading
+		return strings.Contains(replica.Info(testContext(t), "replication").Val(), "master_link_status:up")
+	}, 30*time.Second, 20*time.Millisecond)
+	_, err := New(replica, "p").Queue("q").Start(testContext(t), []NewTask{{ID: "refused", Task: "test/a", Data: "1"}})
+	require.True(t, redis.IsReadOnlyError(err), "%v", err)
+
+	target.Store(&master.Addr)
+	faults, err := queue.Start(testContext(t), []NewTask{{ID: "x", Task: "test/a", Data: "1"}, {ID: "y", Nonce: "n", Task: "test/a", Data: "1"}})
+	require.NoError(t, err)
+	require.Equal(t, []error{nil, nil}, faults)
+	line, err := master.Client(t).LRange(testContext(t), queue.keys.wait, 0, -1).Result()
+	require.NoError(t, err)
+	require.Equal(t, []string{"y", "x"}, line)
 }
 
 func TestOddIDs(t *testing.T) {

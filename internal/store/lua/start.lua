@@ -5,7 +5,7 @@
 -- then for each task: ID, nonce ('' for an ID that the client drew: that ID is its own nonce), n, and n strings: field, value, ...
 --
 -- Returns one string per task: `ok`; `exists:STATE` (the ID is waiting or running); `broken:message` (its hash cannot be written);
--- or an error of the whole batch, with nothing written: {err}.
+-- or an error of the whole batch, with nothing in line: {err}.
 local wait, base = KEYS[1], ARGV[1]
 
 local length = try('LLEN', wait)
@@ -15,13 +15,23 @@ end
 
 local now = clock()
 local results, line = {}, {}
+local refusal -- an error that is no task's own
+
+-- A server that takes no writes just now, as a master does that has become a replica, refuses each task alike. Its error must be the
+-- answer to the call: from that the client learns to look for another server. A full Redis is this one still, and tells each task.
+local function fault(reply)
+  if #line == 0 and unreachable(reply) and not string.find(reply.err, 'OOM', 1, true) then
+    refusal = reply
+  end
+  return 'broken:' .. reply.err
+end
 
 local function write(id, key, at, n, replayable)
   local fields = { unpack(ARGV, at, at + n - 1) }
   fields[n + 1], fields[n + 2] = 'created_at', now
   local added = try('HSET', key, unpack(fields))
   if failed(added) then
-    return 'broken:' .. added.err
+    return fault(added)
   end
   -- Fewer new fields than written: the hash was there, so this is a replay of a start whose reply was lost.
   if not replayable or added == n / 2 + 1 then
@@ -37,7 +47,7 @@ local function start(id, nonce, at, n)
   end
   local old = try('HMGET', key, 'nonce', 'state', 'task')
   if failed(old) then
-    return 'broken:' .. old.err
+    return fault(old)
   end
   if old[1] == nonce then
     return 'ok'
@@ -55,6 +65,9 @@ local i = 2
 while i <= #ARGV do
   local n = tonumber(ARGV[i + 2])
   results[#results + 1] = start(ARGV[i], ARGV[i + 1], i + 3, n)
+  if refusal then
+    return refusal
+  end
   i = i + 3 + n
 end
 if #line > 0 then
