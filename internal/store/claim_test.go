@@ -15,7 +15,7 @@ func TestClaim(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
 		e.set("plain", "task", "test/a")
-		e.set("full", "task", "test/b", "data", `{"a":1}`, "keep", "1", "reload_data", "2", "attempt", "4", "state", "WAIT")
+		e.set("full", "task", "test/b", "data", `{"a":1}`, "keep", "1", "reload_data", "2", "attempt", "4")
 		e.do("LPUSH", e.keys.wait, "plain", "full")
 		result := e.commit("r", 2, nil)
 		require.Len(t, result.Claims, 2)
@@ -66,17 +66,57 @@ func TestClaimOfAFinalTaskStartedAgainByHand(t *testing.T) {
 		e.register("r")
 		for i, state := range []string{"ENDED", "ERROR", "EXCEPTION", "STOPPED", "kept"} {
 			id := fmt.Sprint("x", i)
-			e.set(id, "task", "test/a", "state", "WAIT", "ended_at", "1", "error", "old", "output", "old", "stack", "old", "attempt", "1")
+			e.set(id, "task", "test/a", "state", "WAIT", "ended_at", "1", "error", "old", "output", "old", "stack", "old", "attempt", "1",
+				"progress", "old", "recoveries", "10", "reload_data", "old")
 			e.do("ZADD", e.keys.final(state), 1, id)
 			e.do("LPUSH", e.keys.wait, id)
 			claim := e.commit("r", 1, nil).Claims[0]
 			require.Equal(t, id, claim.ID)
 			require.Equal(t, 2, claim.Attempt)
+			require.False(t, claim.Reload, "what it missed in its old life")
 			require.Empty(t, e.final(state))
-			for _, field := range []string{"ended_at", "error", "output", "stack"} {
+			for _, field := range []string{"ended_at", "error", "output", "stack", "progress", "recoveries", "reload_data"} {
 				require.NotContains(t, e.hash(id), field)
 			}
 		}
+	})
+}
+
+// A reload that the task's own end overtook does not come true when the task is run again.
+func TestRunAgainAfterAReloadThatCameTooLate(t *testing.T) {
+	ways := map[string]func(e *env){
+		"by hand": func(e *env) {
+			e.set("x", "data", `"by hand"`, "state", "WAIT")
+			e.do("LPUSH", e.keys.wait, "x")
+		},
+		"restarted": func(e *env) { require.NoError(e.t, e.queue.Restart(e.ctx(), "x", "n")) },
+	}
+	for name, again := range ways {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.register("r")
+				claim := e.own("r", "x")["x"]
+				require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte(`"too late"`)))
+				e.commit("r", 0, func(b *Batch) { items["ended"](b, &claim) })
+				again(e)
+				next := e.commit("r", 1, nil).Claims[0]
+				require.False(t, next.Reload)
+				data, err := e.queue.ReloadData(e.ctx(), "x")
+				require.NoError(t, err)
+				require.Equal(t, next.Data, data)
+			})
+		})
+	}
+}
+
+// A restart of a task in nobody's hands keeps the data of a reload that was promised.
+func TestRestartOfAnOrphanKeepsItsReload(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		e.set("x", "task", "test/a", "data", "1", "state", "RUNNING", "runner", "gone", "epoch", "1")
+		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("2")))
+		require.NoError(t, e.queue.Restart(e.ctx(), "x", "n"))
+		require.True(t, e.commit("r", 1, nil).Claims[0].Reload)
 	})
 }
 

@@ -216,6 +216,21 @@ func TestTakeOverOfPoison(t *testing.T) {
 	})
 }
 
+// A task that was given up and is run again by hand has all its recoveries before it.
+func TestTakeOverOfPoisonRunAgainByHand(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("dead")
+		e.own("dead", "x")
+		e.set("x", "recoveries", "10")
+		require.Equal(t, TakenOver{Poisoned: 1}, e.takeOver("dead", e.expire("dead")))
+		e.set("x", "state", "WAIT")
+		e.do("LPUSH", e.keys.wait, "x")
+		e.register("r")
+		require.Len(t, e.commit("r", 1, nil).Claims, 1)
+		require.Equal(t, TakenOver{Back: 1}, e.takeOver("r", e.expire("r")))
+	})
+}
+
 // A stable run forgets the recoveries before it.
 func TestTakeOverAfterAStableRun(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -323,9 +323,10 @@ local function claim_all(found)
   for i, task in ipairs(found) do
     local id, key = task.id, task.key
     local attempt = integer((tonumber(task[4]) or 0) + 1)
-    if task[3] then -- an explicit WAIT: someone started a final task again by hand
+    if task[3] then -- an explicit WAIT: someone started a final task again by hand, with the data that is there now
       unindex(base, id)
-      redis.call('HDEL', key, 'ended_at', 'error', 'output', 'stack')
+      redis.call('HDEL', key, 'ended_at', 'error', 'output', 'stack', 'progress', 'recoveries', 'reload_data')
+      task[6] = false
     end
     redis.call('HSET', key, 'state', 'RUNNING', 'epoch', epochs[i], 'runner', me, 'attempt', attempt, 'started_at', now)
     local at = #claims

@@ -35,6 +35,9 @@ local number = integer(redis.call('INCR', counter))
 redis.call('LPUSH', wait, id)
 redis.call('HSET', key, 'nonce', nonce, 'epoch', number)
 redis.call('HDEL', key, 'state', 'attempt', 'runner', 'started_at', 'ended_at', 'output', 'error', 'stack', 'progress', 'recoveries')
+if FINAL[state] then -- a reload that its end had overtaken
+  redis.call('HDEL', key, 'reload_data')
+end
 unindex(base, id)
 announce(base, id, 'wait', '{"reason":"restarted"}', task, number, clock())
 return { 'waiting', state }
