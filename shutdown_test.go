@@ -151,7 +151,7 @@ func TestShutdownNamesStuckTasks(t *testing.T) {
 		err = runner.Shutdown(ctx)
 		require.ErrorContains(t, err, "test/stubborn (ID "+id+")")
 		require.Equal(t, err, runner.Shutdown(context.Background()), "a second call has the first one's result")
-		require.True(t, e.log.has("ignores that it was told to stop"))
+		eventually(t, "the report", func() bool { return e.log.has("ignores that it was told to stop") })
 		require.True(t, e.log.has("shutdown_test.go"), "the log has the stack of the task")
 		require.EqualValues(t, 1, e.rdb.SCard(t.Context(), e.key("running:"+runner.ID())).Val(), "it stays leased")
 		for event := range events {

@@ -26,6 +26,7 @@ var stuckStacks stacks
 type stacks struct {
 	mu    sync.Mutex
 	taken time.Time
+	until time.Time // it serves those who ask before that
 	byID  map[string]string
 }
 
@@ -34,7 +35,7 @@ const freshStacks = time.Second
 func (s *stacks) of(r *Run) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byID == nil || time.Since(s.taken) > freshStacks || s.taken.Before(r.born) {
+	if s.byID == nil || time.Now().After(s.until) || s.taken.Before(r.born) {
 		s.take()
 	}
 	if stack, ok := s.byID[r.id]; ok {
@@ -57,6 +58,7 @@ func (s *stacks) take() {
 			s.byID[id] = truncate(s.byID[id]+string(stack)+"\n", maxErrorText) // a task may have several
 		}
 	}
+	s.until = time.Now().Add(freshStacks) // from now: with very many goroutines a profile takes that long
 	time.AfterFunc(2*freshStacks, s.forget)
 }
 
