@@ -117,6 +117,35 @@ func TestSwapWithoutNewData(t *testing.T) {
 	})
 }
 
+// A reload of data that was written by hand during the one before is not settled with it, nor is a restart: both are still to come.
+func TestSwapWithSomethingStillToCome(t *testing.T) {
+	cases := map[string]struct {
+		meanwhile func(e *env)
+		want      string
+	}{
+		"data by hand": {func(e *env) {
+			e.set("x", "data", "three")
+			require.NoError(e.t, e.queue.Reload(e.ctx(), "x", nil))
+		}, Reload},
+		"a restart": {func(e *env) { require.NoError(e.t, e.queue.Restart(e.ctx(), "x", "n")) }, Restart},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.register("r")
+				claim := e.own("r", "x")["x"]
+				e.set("x", "data", "two")
+				require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+				c.meanwhile(e)
+				e.commit("r", 0, func(b *Batch) { b.Swap("x", claim.member(), 1000, "two", tail(&claim, 1), false) })
+				intents, err := e.queue.Intents(e.ctx(), "r")
+				require.NoError(t, err)
+				require.Equal(t, map[string]string{"x": c.want}, intents)
+			})
+		})
+	}
+}
+
 func TestKeepOld(t *testing.T) {
 	cases := map[string]struct {
 		data, reloadData, intent string // before; "" is absent
@@ -128,6 +157,8 @@ func TestKeepOld(t *testing.T) {
 		"changed by hand":           {"bad", "", "", "bad", "old", "", ""},
 		"newer data came":           {"old", "newer", Reload, "bad", "old", "newer", Reload},
 		"changed by hand meanwhile": {"newer", "", "", "bad", "newer", "", ""},
+		"reloaded by hand":          {"bad", "", Reload, "bad", "old", "", ""},
+		"reloaded by hand again":    {"newer", "", Reload, "bad", "newer", "", Reload},
 		"a stop came":               {"old", "bad", Stop, "bad", "old", "", Stop},
 		"a restart came":            {"old", "bad", Restart, "bad", "old", "", Restart},
 	}

@@ -60,8 +60,8 @@ local function publish(id, kind, event)
   redis.call('PUBLISH', base .. 'events:' .. id, '{"event":"' .. kind .. '",' .. event)
 end
 
-local function stop_pending(id)
-  return intents and redis.call('HGET', control, id) == 'stop'
+local function intent(id)
+  return intents and redis.call('HGET', control, id)
 end
 
 -- Returns what is wrong, and whether only for now: then the run stays this runner's.
@@ -127,14 +127,14 @@ function apply.leave(id, key, at, n, member)
   if away then
     return broken
   end
-  if FINAL[state] and state ~= 'STOPPED' and intents and redis.call('HGET', control, id) == 'restart' then
+  if FINAL[state] and state ~= 'STOPPED' and intent(id) == 'restart' then
     restart(id, key, event, member)
     return broken
   end
   if FINAL[state] then
     return finish(id, key, state, index, event, member) or broken
   end
-  if stop_pending(id) then
+  if intent(id) == 'stop' then
     return finish(id, key, 'STOPPED', index, event, member) or broken or 'stopped'
   end
   if state == 'SCHEDULED' then
@@ -154,21 +154,24 @@ end
 
 function apply.swap(id, key, at, n, member)
   local new_member, epoch, data, event, index = unpack(ARGV, at, at + 4)
-  if stop_pending(id) then
+  local word = intent(id)
+  if word == 'stop' then
     return finish(id, key, 'STOPPED', index, event, member) or 'stopped'
   end
   local reply = try('HSET', key, 'epoch', epoch, 'started_at', now)
   if failed(reply) then
     return 'broken:' .. reply.err
   end
-  local newest = redis.call('HGET', key, 'reload_data')
+  local found = redis.call('HMGET', key, 'reload_data', 'data')
+  local newest = found[1]
   if newest then -- without it the data came from the hash's own field, which somebody may have changed since
     redis.call('HSET', key, 'data', data)
   end
   if newest == data then
     redis.call('HDEL', key, 'reload_data')
   end
-  if not newest or newest == data then
+  -- Newer data, and a restart, are still to come: the next renewal tells the new run.
+  if (newest or found[2] or '') == data and word ~= 'restart' then
     settled[#settled + 1] = id
   end
   redis.call('SADD', running, new_member)
@@ -189,7 +192,8 @@ function apply.keep(id, key, at)
   if found[1] == tried then
     redis.call('HSET', key, 'data', old)
   end
-  if intents and redis.call('HGET', control, id) == 'reload' then
+  -- The intent may be for data that somebody wrote meanwhile.
+  if (found[2] or found[1] or '') == tried and intent(id) == 'reload' then
     redis.call('HDEL', control, id)
   end
 end
