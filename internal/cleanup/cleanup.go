@@ -100,9 +100,9 @@ func (t *Task) clean(ctx context.Context) error {
 		}
 		full = false
 		for i := range keep {
-			ids := due[keep[i].State]
-			full = full || len(ids) == limit
-			failed, err := t.sweep(ctx, keep[i].State, ids)
+			tasks := due[keep[i].State]
+			full = full || len(tasks) == limit
+			failed, err := t.sweep(ctx, keep[i].State, tasks)
 			if err != nil {
 				return err
 			}
@@ -113,31 +113,31 @@ func (t *Task) clean(ctx context.Context) error {
 }
 
 // sweep returns how many records stay because of their handler.
-func (t *Task) sweep(ctx context.Context, state string, ids []string) (int, error) {
-	handled := t.handle(ctx, ids)
+func (t *Task) sweep(ctx context.Context, state string, tasks []store.Final) (int, error) {
+	handled := t.handle(ctx, tasks)
 	if len(handled) == 0 {
-		return len(ids), nil
+		return len(tasks), nil
 	}
 	_, err := t.queue.Sweep(ctx, state, handled)
-	return len(ids) - len(handled), err
+	return len(tasks) - len(handled), err
 }
 
-// handle returns the IDs that may go.
-func (t *Task) handle(ctx context.Context, ids []string) []string {
+// handle returns those that may go.
+func (t *Task) handle(ctx context.Context, tasks []store.Final) []store.Final {
 	if t.options.Handler == nil {
-		return ids
+		return tasks
 	}
-	handled := make([]string, 0, len(ids))
-	for _, id := range ids {
+	handled := make([]store.Final, 0, len(tasks))
+	for _, task := range tasks {
 		if ctx.Err() != nil {
 			break
 		}
-		if err := t.call(ctx, id); err != nil {
+		if err := t.call(ctx, task.ID); err != nil {
 			t.options.Logger.WarnContext(ctx, "cleanup handler failed; the record stays until the next round",
-				"queue", t.queue.Name(), "id", id, "error", err)
+				"queue", t.queue.Name(), "id", task.ID, "error", err)
 			continue
 		}
-		handled = append(handled, id)
+		handled = append(handled, task)
 	}
 	return handled
 }

@@ -20,11 +20,27 @@ func (e *env) finals(state string, n int) []string {
 	return ids
 }
 
+// expired returns the IDs that are due.
 func (e *env) expired(runner string, limit int, keep ...Retention) map[string][]string {
 	e.t.Helper()
 	due, err := e.queue.Expired(e.ctx(), runner, time.Minute, limit, keep)
 	require.NoError(e.t, err)
-	return due
+	ids := map[string][]string{}
+	for state, tasks := range due {
+		for _, task := range tasks {
+			ids[state] = append(ids[state], task.ID)
+		}
+	}
+	return ids
+}
+
+// endedAt are tasks as [env.finals] makes them.
+func endedAt(ids ...string) []Final {
+	tasks := make([]Final, len(ids))
+	for i, id := range ids {
+		tasks[i] = Final{id, fmt.Sprint(i + 1)}
+	}
+	return tasks
 }
 
 func TestExpired(t *testing.T) {
@@ -90,7 +106,7 @@ func TestSweep(t *testing.T) {
 		e.set(ids[4], "keep", "1")                 // to be kept, marked by hand
 		e.set(ids[5], "keep", "")                  // and not
 		e.spoil(e.keys.task(ids[6]))
-		removed, err := e.queue.Sweep(e.ctx(), "ENDED", append(ids, "missing"))
+		removed, err := e.queue.Sweep(e.ctx(), "ENDED", endedAt(append(ids, "missing")...))
 		require.NoError(t, err)
 		require.Equal(t, 2, removed)
 		require.Empty(t, e.final("ENDED"))
@@ -100,11 +116,52 @@ func TestSweep(t *testing.T) {
 			require.Equal(t, i != 0 && i != 5, e.do("EXISTS", e.keys.task(id)) == int64(1), id)
 		}
 
-		removed, err = e.queue.Sweep(e.ctx(), "ENDED", ids)
+		removed, err = e.queue.Sweep(e.ctx(), "ENDED", endedAt(ids...))
 		require.NoError(t, err)
 		require.Zero(t, removed, "a replay")
 		removed, err = e.queue.Sweep(e.ctx(), "ENDED", nil)
 		require.NoError(t, err)
 		require.Zero(t, removed)
+	})
+}
+
+// A task that was started again and has ended anew while handlers ran stays, with its entry, until it is due itself.
+func TestSweepOfATaskThatEndedAnew(t *testing.T) {
+	t.Parallel()
+	e := onMini(t)
+	e.mini.SetTime(time.UnixMilli(1_795_700_000_000))
+	e.register("r")
+	claims := e.own("r", "x", "y")
+	end := func(c Claim) { e.commit("r", 0, func(b *Batch) { items["ended"](b, &c) }) }
+	end(claims["x"])
+	end(claims["y"])
+	due, err := e.queue.Expired(e.ctx(), "r", time.Minute, 10, []Retention{{State: "ENDED"}})
+	require.NoError(t, err)
+	require.Len(t, due["ENDED"], 2)
+	e.mini.SetTime(time.UnixMilli(1_795_700_000_001))
+	require.NoError(t, e.queue.Restart(e.ctx(), "x", "n"))
+	end(e.commit("r", 1, nil).Claims[0])
+	removed, err := e.queue.Sweep(e.ctx(), "ENDED", due["ENDED"])
+	require.NoError(t, err)
+	require.Equal(t, 1, removed)
+	require.Equal(t, "ENDED", e.state("x"))
+	require.Equal(t, []string{"x"}, e.final("ENDED"))
+}
+
+// A score is compared as a number, however the server writes it.
+func TestSweepByScore(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		for id, score := range map[string]string{"round": "1795700000000", "fraction": "0.1", "other": "7"} {
+			e.set(id, "task", "test/a", "state", "ENDED")
+			e.do("ZADD", e.keys.final("ENDED"), score, id)
+		}
+		due, err := e.queue.Expired(e.ctx(), "r", time.Minute, 10, []Retention{{State: "ENDED"}})
+		require.NoError(t, err)
+		require.Len(t, due["ENDED"], 3)
+		e.do("ZADD", e.keys.final("ENDED"), 8, "other")
+		removed, err := e.queue.Sweep(e.ctx(), "ENDED", due["ENDED"])
+		require.NoError(t, err)
+		require.Equal(t, 2, removed)
+		require.Equal(t, []string{"other"}, e.final("ENDED"))
 	})
 }

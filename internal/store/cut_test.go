@@ -133,7 +133,7 @@ func TestFullSweepOfAKeptRecord(t *testing.T) {
 		e.finals("ENDED", 3)
 		e.set("ENDED0", "keep", "1")
 	})
-	_, err := e.queue.Sweep(e.ctx(), "ENDED", []string{"ENDED0", "ENDED1", "ENDED2"})
+	_, err := e.queue.Sweep(e.ctx(), "ENDED", endedAt("ENDED0", "ENDED1", "ENDED2"))
 	require.NoError(t, err)
 }
 

@@ -171,7 +171,7 @@ func TestFullCleanup(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, e.line())
 	require.Equal(t, map[string][]string{"ENDED": ids}, e.expired("r", 100, Retention{State: "ENDED"}))
-	removed, err := e.queue.Sweep(e.ctx(), "ENDED", ids)
+	removed, err := e.queue.Sweep(e.ctx(), "ENDED", endedAt(ids...))
 	require.NoError(t, err)
 	require.Equal(t, 50, removed)
 	require.Eventually(t, func() bool { // the server counts what it freed a moment later

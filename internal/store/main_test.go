@@ -32,6 +32,7 @@ type env struct {
 	mini    *miniredis.Miniredis // nil on real Redis
 	numbers map[string]int64     // last batch of each runner
 	claims  map[string]Claim     // of a world
+	ended   map[string]string    // end times of a world's final tasks
 }
 
 // onBoth runs a test on miniredis and on real Redis.

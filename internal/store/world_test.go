@@ -51,7 +51,8 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 		return err
 	},
 	"sweep": func(ctx context.Context, e *env) error {
-		_, err := e.queue.Sweep(ctx, "ENDED", []string{"end1", "end2"})
+		tasks := []Final{{ID: "end1", EndedAt: e.ended["end1"]}, {ID: "end2", EndedAt: e.ended["end2"]}}
+		_, err := e.queue.Sweep(ctx, "ENDED", tasks)
 		return err
 	},
 	"take over": func(ctx context.Context, e *env) error {
@@ -118,6 +119,7 @@ func (e *env) world() *env {
 			}
 		}
 	})
+	w.ended = map[string]string{"end1": w.hash("end1")["ended_at"], "end2": w.hash("end2")["ended_at"]}
 	w.own("dead", "dead1", "dead2", "dead3")
 	w.set("dead2", "recoveries", "1")
 	w.expire("dead")

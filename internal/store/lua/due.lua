@@ -5,7 +5,7 @@
 -- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] lock TTL, ms  [4] IDs at most for each state
 -- then for each state: STATE, age in ms, count at most, number of the oldest due ones to skip
 --
--- Returns {} if another runner cleans; else for each state in turn a list of IDs, the oldest first.
+-- Returns {} if another runner cleans; else for each state in turn a list id, end time, ..., the oldest first.
 local cleaner = KEYS[1]
 local base, me, ttl, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -24,9 +24,9 @@ local function due(index, age, most, skip)
   end
   local excess = size - most
   if excess > skip then
-    return redis.call('ZRANGE', index, skip, math.min(excess, skip + limit) - 1)
+    return redis.call('ZRANGE', index, skip, math.min(excess, skip + limit) - 1, 'WITHSCORES')
   end
-  return redis.call('ZRANGEBYSCORE', index, '-inf', integer(now - age), 'LIMIT', skip, limit)
+  return redis.call('ZRANGEBYSCORE', index, '-inf', integer(now - age), 'WITHSCORES', 'LIMIT', skip, limit)
 end
 
 local reply = {}

@@ -1,8 +1,9 @@
--- Removes final tasks with their records, but not one that was started again meanwhile, nor one that is to be kept.
+-- Removes final tasks with their records, but not one that was started again meanwhile, also if it has ended anew, nor one that is to be
+-- kept.
 -- Called by Queue.Sweep.
 --
 -- KEYS[1] final:STATE  [2] final:kept  [3] room
--- ARGV[1] base, `P:{Q}:`  [2] STATE  then IDs
+-- ARGV[1] base, `P:{Q}:`  [2] STATE  then id, end time as it was found, ...
 --
 -- Returns the number of records removed.
 local index, kept = KEYS[1], KEYS[2]
@@ -10,8 +11,9 @@ local base, state = ARGV[1], ARGV[2]
 
 make_room()
 local removed = 0
-for i = 3, #ARGV do
-  local id = ARGV[i]
+
+-- Returns an error if the record cannot be used just now.
+local function sweep(id)
   local key = base .. 'task:' .. id
   local found = try('HMGET', key, 'state', 'keep', 'ended_at')
   if unreachable(found) then
@@ -26,5 +28,15 @@ for i = 3, #ARGV do
     end
   end
   redis.call('ZREM', index, id)
+end
+
+for i = 3, #ARGV, 2 do
+  local score = redis.call('ZSCORE', index, ARGV[i])
+  if score and tonumber(score) == tonumber(ARGV[i + 1]) then -- as numbers: servers write them in several ways
+    local fault = sweep(ARGV[i])
+    if fault then
+      return fault
+    end
+  end
 end
 return removed
