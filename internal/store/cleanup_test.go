@@ -151,14 +151,14 @@ func TestSweepOfATaskThatEndedAnew(t *testing.T) {
 // A score is compared as a number, however the server writes it.
 func TestSweepByScore(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
-		for id, score := range map[string]string{"round": "1795700000000", "fraction": "0.1", "other": "7"} {
+		for id, score := range map[string]string{"round": "1795700000000", "fraction": "0.1", "other": "1790000000000"} {
 			e.set(id, "task", "test/a", "state", "ENDED")
 			e.do("ZADD", e.keys.final("ENDED"), score, id)
 		}
 		due, err := e.queue.Expired(e.ctx(), "r", time.Minute, 10, []Retention{{State: "ENDED"}})
 		require.NoError(t, err)
 		require.Len(t, due["ENDED"], 3)
-		e.do("ZADD", e.keys.final("ENDED"), 8, "other")
+		e.do("ZADD", e.keys.final("ENDED"), "1795000000000", "other")
 		removed, err := e.queue.Sweep(e.ctx(), "ENDED", due["ENDED"])
 		require.NoError(t, err)
 		require.Equal(t, 2, removed)

@@ -215,6 +215,27 @@ func TestPromote(t *testing.T) {
 	})
 }
 
+// Some servers write a round number of ms as 1.7957e+12.
+func TestRoundTimes(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		const past, future = 1_690_000_000_000, 9_000_000_000_000
+		e.register("dead")
+		e.own("dead", "x")
+		e.do("ZADD", e.keys.scheduled, future, "later")
+		e.do("ZADD", e.keys.runners, past, "dead")
+		_, next, err := e.queue.Promote(e.ctx(), 10)
+		require.NoError(t, err)
+		require.EqualValues(t, future, next)
+		e.register("r")
+		renewal, err := e.queue.Renew(e.ctx(), "r", time.Minute)
+		require.NoError(t, err)
+		require.EqualValues(t, future, renewal.NextDue)
+		recovery := DefaultRecovery()
+		recovery.LeaseEnd = past
+		require.Equal(t, TakenOver{Back: 1}, e.takeOver("dead", &recovery))
+	})
+}
+
 // What is in the schedule and not SCHEDULED goes out of it, and nowhere else.
 func TestPromoteOfStaleEntries(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -29,6 +29,21 @@ local function integer(n)
   return string.format('%.0f', n)
 end
 
+-- A score as a number; nil if there is none. Some servers write 1.7957e+12, which the Lua of others does not read.
+local function decimal(score)
+  local mantissa, exponent = string.match(score or '', '^(.+)e%+(%d+)$')
+  if mantissa then
+    return tonumber(integer(mantissa * 10 ^ exponent))
+  end
+  return tonumber(score or '')
+end
+
+-- A due time for the caller, in digits; '' if there is none.
+local function due_time(score)
+  local at = decimal(score)
+  return at and integer(at) or ''
+end
+
 local function quote(text)
   if string.find(text, '[%c"\\]') then
     return cjson.encode(text)

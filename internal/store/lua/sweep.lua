@@ -31,8 +31,8 @@ local function sweep(id)
 end
 
 for i = 3, #ARGV, 2 do
-  local score = redis.call('ZSCORE', index, ARGV[i])
-  if score and tonumber(score) == tonumber(ARGV[i + 1]) then -- as numbers: servers write them in several ways
+  local score = decimal(redis.call('ZSCORE', index, ARGV[i]))
+  if score and score == decimal(ARGV[i + 1]) then -- as numbers: servers write them in several ways
     local fault = sweep(ARGV[i])
     if fault then
       return fault
