@@ -24,9 +24,8 @@ type item struct {
 	run     *Run
 	text    string // event; data tried
 	fields  []string
-	leave   *store.Leave
+	leave   *store.Leave // for a swap: if a pending stop wins
 	next    *Run
-	event   string
 	settled chan<- string // gets the code; nil if nobody waits
 	sent    bool          // before, in a batch whose codes are lost
 }
@@ -82,11 +81,12 @@ func (c *committer) makeRoom(sent eventCount) {
 }
 
 func (i *item) size() int {
-	n := len(i.text) + len(i.event)
+	n := len(i.text)
 	for _, field := range i.fields {
 		n += len(field)
 	}
 	if i.leave != nil {
+		n += len(i.leave.Event)
 		for _, field := range i.leave.Fields {
 			n += len(field)
 		}
@@ -104,7 +104,7 @@ func (i *item) addTo(b *store.Batch) {
 	case opLeave:
 		b.Leave(r.id, r.member, i.leave)
 	case opSwap:
-		b.Swap(r.id, r.member, i.next.epoch, i.text, i.event, r.keep)
+		b.Swap(r.id, r.member, i.next.epoch, i.text, i.leave)
 	case opKeep:
 		b.KeepOld(r.id, r.member, i.text, string(r.data))
 	}

@@ -154,9 +154,9 @@ func (c *committer) leave(r *Run, leave *store.Leave) {
 }
 
 // swap makes next the task's run in the place of r.
-func (c *committer) swap(r, next *Run, event string) string {
+func (c *committer) swap(r, next *Run, stopped *store.Leave) string {
 	settled := make(chan string, 1)
-	c.put(item{op: opSwap, run: r, next: next, text: string(next.data), event: event, settled: settled})
+	c.put(item{op: opSwap, run: r, next: next, text: string(next.data), leave: stopped, settled: settled})
 	return <-settled
 }
 

@@ -131,7 +131,7 @@ func (r *Run) successor(told, err error) *Run {
 // handOver moves the claim to the next run. Redis has the last word: a stop that is pending there, or a lost lease, ends the task here;
 // then that is what it returns.
 func (e *engine) handOver(r, next *Run) (*Run, error) {
-	code := e.committer.swap(r, next, r.lastEvent(nil))
+	code := e.committer.swap(r, next, r.final(StateStopped, nil))
 	if code != "ok" {
 		next.discard()
 		if !r.local {

@@ -136,3 +136,125 @@ func TestGoexitInReload(t *testing.T) {
 		receive(t, "runs again", running)
 	})
 }
+
+// slowToStop is a task whose Start returns as soon as it is told, while the Stop of its first instance goes on until the gate opens.
+type slowToStop struct {
+	running  chan string
+	stopping chan struct{}
+	release  *gate
+	first    atomic.Bool
+}
+
+func (s *slowToStop) factory() Task {
+	var data string
+	told := make(chan struct{})
+	return (&script{
+		init: func(_ context.Context, raw json.RawMessage) error { data = string(raw); return nil },
+		start: func(ctx context.Context) error {
+			s.running <- data
+			select {
+			case <-told:
+			case <-ctx.Done():
+			}
+			return nil
+		},
+		stop: func(context.Context) error {
+			close(told)
+			if s.first.CompareAndSwap(true, false) {
+				close(s.stopping)
+				s.release.wait()
+			}
+			return nil
+		},
+	}).task()
+}
+
+func withNewData(run string, _ Event) bool { return run == "2" }
+
+func putBack(_ string, event Event) bool {
+	return event.Event == EventWait && string(event.Data) == `{"reason":"restarted"}`
+}
+
+// await waits for a run or an event.
+func await(t *testing.T, runs <-chan string, events <-chan Event, until func(string, Event) bool) {
+	t.Helper()
+	ctx := testContext(t)
+	for run, event := "", (Event{}); !until(run, event); {
+		run, event = "", Event{}
+		select {
+		case run = <-runs:
+		case event = <-events:
+		case <-ctx.Done():
+			require.FailNow(t, "nothing arrived")
+		}
+	}
+}
+
+// What is told between the end of the old run and the hand-over is accepted, so it must happen.
+func TestToldInTheHandOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		local bool
+		tell  func(t *testing.T, e *env, client *Client, id string)
+		until func(run string, event Event) bool // nil: nothing runs any more
+	}{
+		"reload with new data": {false, func(t *testing.T, _ *env, client *Client, id string) {
+			require.NoError(t, client.ReloadWith(t.Context(), id, 2))
+		}, withNewData},
+		"reload of data set by hand": {false, func(t *testing.T, e *env, client *Client, id string) {
+			require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:"+id), "data", "2").Err())
+			require.NoError(t, client.Reload(t.Context(), id))
+		}, withNewData},
+		"restart": {false, func(t *testing.T, _ *env, client *Client, id string) {
+			require.NoError(t, client.Restart(t.Context(), id))
+		}, putBack},
+		"stop": {false, func(t *testing.T, _ *env, client *Client, id string) {
+			require.NoError(t, client.Stop(t.Context(), id))
+		}, nil},
+		"stop of a local task": {true, func(t *testing.T, _ *env, client *Client, id string) {
+			require.NoError(t, client.Stop(t.Context(), id))
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				task := &slowToStop{running: make(chan string, 10), stopping: make(chan struct{}), release: newGate(t)}
+				task.first.Store(true)
+				registry := NewRegistry()
+				registry.Register("test/slow", task.factory)
+				runner := e.runner(t, registry, func(o *RunnerOptions) { fastLease(o); o.Locals = []Local{} })
+				client := e.client(t)
+				id := ""
+				if c.local {
+					var err error
+					id, err = runner.StartLocal(testContext(t), "default", "test/slow", 0)
+					require.NoError(t, err)
+				} else {
+					id = start(t, client, "test/slow", 0)
+				}
+				require.Equal(t, "0", receive(t, "runs", task.running))
+				events := make(chan Event, 100)
+				seen, err := client.Watch(testContext(t), id)
+				require.NoError(t, err)
+				go func() {
+					for event := range seen {
+						events <- event
+					}
+				}()
+				r := runner.engines["default"].find(id)
+				require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:"+id), "data", "1").Err())
+				require.NoError(t, client.Reload(t.Context(), id))
+				receive(t, "stopping", task.stopping)
+				eventually(t, "over", r.isOver)
+				c.tell(t, e, client, id)
+				task.release.open()
+				if c.until != nil {
+					await(t, task.running, events, c.until)
+				} else {
+					eventually(t, "nothing of it is left here", func() bool { return runner.engines["default"].find(id) == nil })
+					require.Empty(t, task.running)
+					require.Equal(t, !c.local, e.rdb.Exists(t.Context(), e.key("task:"+id)).Val() == 1, "a local task leaves no record")
+					require.Equal(t, !c.local, e.rdb.ZCard(t.Context(), e.key("final:STOPPED")).Val() == 1)
+				}
+			})
+		})
+	}
+}

@@ -234,6 +234,24 @@ func TestReloadThatRedisRefuses(t *testing.T) {
 	})
 }
 
+// A task that was started without data is reloaded once, not again and again.
+func TestReloadWithoutData(t *testing.T) {
+	for name, fields := range map[string][]any{"absent": {"task", "test/block"}, "empty": {"task", "test/block", "data", ""}} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				b := newBlocker()
+				runner := e.runner(t, blockRegistry(b), nil)
+				require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:42"), fields...).Err())
+				require.NoError(t, e.rdb.LPush(t.Context(), e.key("wait"), "42").Err())
+				receive(t, "runs", b.running)
+				require.NoError(t, e.client(t).Reload(t.Context(), "42"))
+				receive(t, "runs again", b.running)
+				require.Empty(t, e.rdb.HGetAll(t.Context(), e.key("control:"+runner.ID())).Val())
+			})
+		})
+	}
+}
+
 // unready answers the first calls that read a reload's data as a server does that has just been restarted.
 type unready struct {
 	lossy

@@ -58,9 +58,10 @@ func (b *Batch) Leave(id, member string, leave *Leave) {
 	b.fenced("leave", id, member, append(args, anys(leave.Fields)...)...)
 }
 
-// Swap hands a task from one run to the next after a reload that worked. event is for the case that a pending stop wins.
-func (b *Batch) Swap(id, member string, epoch int64, data, event string, keep bool) {
-	b.fenced("swap", id, member, Member(epoch, id), epoch, data, event, indexOf("STOPPED", keep))
+// Swap hands a task from one run to the next after a reload that worked. stopped, whose fields do not count, is for the case that a pending
+// stop wins.
+func (b *Batch) Swap(id, member string, epoch int64, data string, stopped *Leave) {
+	b.fenced("swap", id, member, Member(epoch, id), epoch, data, stopped.Event, indexOf(stopped.State, stopped.Keep))
 }
 
 // KeepOld ends a reload that failed: the data that was tried goes, the data that runs stays.
@@ -69,7 +70,7 @@ func (b *Batch) KeepOld(id, member, tried, running string) {
 }
 
 func indexOf(state string, keep bool) string {
-	if keep {
+	if keep && state != "REMOVED" {
 		return "kept"
 	}
 	return state

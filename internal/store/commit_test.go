@@ -25,7 +25,7 @@ func everything(b *Batch, claims map[string]Claim, epoch int64) {
 		case "gone":
 			b.Leave(id, c.member(), &Leave{State: "REMOVED", Event: tail(&c, 1)})
 		case "swap":
-			b.Swap(id, c.member(), epoch, "new", tail(&c, 1), false)
+			b.Swap(id, c.member(), epoch, "new", &Leave{State: "STOPPED", Event: tail(&c, 1)})
 		case "keep":
 			b.KeepOld(id, c.member(), "bad", `{"of":1}`)
 		}
@@ -136,8 +136,10 @@ var items = map[string]func(b *Batch, c *Claim){
 		b.Leave(c.ID, c.member(), &Leave{State: "SCHEDULED", Delay: 60_000, Event: tail(c, 1), Fields: []string{"attempt", "0"}})
 	},
 	"removed": func(b *Batch, c *Claim) { b.Leave(c.ID, c.member(), &Leave{State: "REMOVED", Event: tail(c, 1)}) },
-	"swap":    func(b *Batch, c *Claim) { b.Swap(c.ID, c.member(), 1000, "new", tail(c, 1), false) },
-	"keep":    func(b *Batch, c *Claim) { b.KeepOld(c.ID, c.member(), `{"of":1}`, "old") },
+	"swap": func(b *Batch, c *Claim) {
+		b.Swap(c.ID, c.member(), 1000, "new", &Leave{State: "STOPPED", Event: tail(c, 1)})
+	},
+	"keep": func(b *Batch, c *Claim) { b.KeepOld(c.ID, c.member(), `{"of":1}`, "old") },
 }
 
 // A run that lost its epoch writes nothing and publishes nothing, whatever it says.

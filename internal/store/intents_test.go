@@ -47,7 +47,9 @@ func TestCommitWithAStopPendingKeepsTheRecord(t *testing.T) {
 		"wait": func(b *Batch, c *Claim) {
 			b.Leave(c.ID, c.member(), &Leave{State: "WAIT", Keep: true, Event: tail(c, 1)})
 		},
-		"swap": func(b *Batch, c *Claim) { b.Swap(c.ID, c.member(), 1000, "new", tail(c, 1), true) },
+		"swap": func(b *Batch, c *Claim) {
+			b.Swap(c.ID, c.member(), 1000, "new", &Leave{State: "STOPPED", Event: tail(c, 1), Keep: true})
+		},
 	}
 	for name, add := range adds {
 		t.Run(name, func(t *testing.T) {
@@ -90,14 +92,18 @@ func TestSwapAndNewerData(t *testing.T) {
 		claim := e.own("r", "x")["x"]
 		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("first")))
 		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("second")))
-		e.commit("r", 0, func(b *Batch) { b.Swap("x", claim.member(), 1000, "first", tail(&claim, 1), false) })
+		e.commit("r", 0, func(b *Batch) {
+			b.Swap("x", claim.member(), 1000, "first", &Leave{State: "STOPPED", Event: tail(&claim, 1)})
+		})
 		require.Equal(t, "first", e.hash("x")["data"])
 		require.Equal(t, "second", e.hash("x")["reload_data"])
 		intents, err := e.queue.Intents(e.ctx(), "r")
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"x": Reload}, intents, "the second is still to be done")
 
-		e.commit("r", 0, func(b *Batch) { b.Swap("x", "1000:x", 1001, "second", tail(&claim, 1), false) })
+		e.commit("r", 0, func(b *Batch) {
+			b.Swap("x", "1000:x", 1001, "second", &Leave{State: "STOPPED", Event: tail(&claim, 1)})
+		})
 		require.Equal(t, "second", e.hash("x")["data"])
 		require.NotContains(t, e.hash("x"), "reload_data")
 		require.Equal(t, []string{"1001:x"}, e.members("r"))
@@ -111,7 +117,9 @@ func TestSwapWithoutNewData(t *testing.T) {
 		e.register("r")
 		claim := e.own("r", "x")["x"]
 		require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
-		e.commit("r", 0, func(b *Batch) { b.Swap("x", claim.member(), 1000, `{"of":1}`, tail(&claim, 1), false) })
+		e.commit("r", 0, func(b *Batch) {
+			b.Swap("x", claim.member(), 1000, `{"of":1}`, &Leave{State: "STOPPED", Event: tail(&claim, 1)})
+		})
 		require.Zero(t, e.do("EXISTS", e.keys.controlHash("r")))
 		require.Equal(t, "1000", e.hash("x")["epoch"])
 	})
@@ -137,7 +145,9 @@ func TestSwapWithSomethingStillToCome(t *testing.T) {
 				e.set("x", "data", "two")
 				require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
 				c.meanwhile(e)
-				e.commit("r", 0, func(b *Batch) { b.Swap("x", claim.member(), 1000, "two", tail(&claim, 1), false) })
+				e.commit("r", 0, func(b *Batch) {
+					b.Swap("x", claim.member(), 1000, "two", &Leave{State: "STOPPED", Event: tail(&claim, 1)})
+				})
 				intents, err := e.queue.Intents(e.ctx(), "r")
 				require.NoError(t, err)
 				require.Equal(t, map[string]string{"x": c.want}, intents)

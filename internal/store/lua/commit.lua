@@ -9,7 +9,8 @@
 --   emit  ID JSON
 --   write ID n field value ...                                    (n strings follow it)
 --   leave ID n STATE delay_ms index event field value ...         STATE: final, WAIT, SCHEDULED or REMOVED
---   swap  ID n new_member new_epoch data event index              a reload worked: the new instance takes over
+--   swap  ID n new_member new_epoch data event index              a reload worked: the new instance takes over; index is where the task
+--                                                                 is listed if a pending stop wins, REMOVED for a local task
 --   keep  ID n data_tried data_running                            a reload failed: the old instance stays
 --
 -- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'replayed', now}: the batch had been applied before;
@@ -109,6 +110,13 @@ local function finish(id, key, state, index, event, member)
   return failed(reply) and 'broken:' .. reply.err or nil
 end
 
+-- A local task leaves no record.
+local function remove(id, key, event, member)
+  try('DEL', key)
+  let_go(id, member)
+  publish(id, 'removed', event)
+end
+
 local apply = {}
 
 function apply.write(id, key, at, n)
@@ -118,10 +126,7 @@ end
 function apply.leave(id, key, at, n, member)
   local state, delay, index, event = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   if state == 'REMOVED' then
-    try('DEL', key)
-    let_go(id, member)
-    publish(id, 'removed', event)
-    return nil
+    return remove(id, key, event, member)
   end
   local broken, away = set(key, at + 4, at + n - 1)
   if away then
@@ -155,7 +160,10 @@ end
 function apply.swap(id, key, at, n, member)
   local new_member, epoch, data, event, index = unpack(ARGV, at, at + 4)
   local word = intent(id)
-  if word == 'stop' then
+  if word == 'stop' and index == 'REMOVED' then
+    remove(id, key, event, member)
+    return 'stopped'
+  elseif word == 'stop' then
     return finish(id, key, 'STOPPED', index, event, member) or 'stopped'
   end
   local reply = try('HSET', key, 'epoch', epoch, 'started_at', now)
@@ -170,8 +178,9 @@ function apply.swap(id, key, at, n, member)
   if newest == data then
     redis.call('HDEL', key, 'reload_data')
   end
-  -- Newer data, and a restart, are still to come: the next renewal tells the new run.
-  if (newest or found[2] or '') == data and word ~= 'restart' then
+  -- Newer data, and a restart, are still to come: the next renewal tells the new run. Without data a task runs with null.
+  local last = newest or found[2]
+  if (last and last ~= '' and last or 'null') == data and word ~= 'restart' then
     settled[#settled + 1] = id
   end
   redis.call('SADD', running, new_member)
