@@ -1,4 +1,4 @@
-// Package monitor is the task redtask/monitor: it puts the tasks of dead runners back in line. Any number of monitors may watch one
+// Package monitor is the task redtask/monitor: it puts the tasks of dead runners back in line, and scheduled ones when they are due. Any number of monitors may watch one
 // queue; each step that they take is one atomic script.
 package monitor
 
@@ -79,7 +79,7 @@ func (t *Task) Start(ctx context.Context) error {
 }
 
 func (t *Task) watch(ctx context.Context) error {
-	leases, now, err := t.queue.Leases(ctx)
+	leases, clock, err := t.queue.Leases(ctx)
 	if err != nil {
 		return err
 	}
@@ -91,12 +91,25 @@ func (t *Task) watch(ctx context.Context) error {
 			o = observation{end: lease.End, since: time.Now()}
 		}
 		seen[lease.Runner] = o
-		if lease.End < now {
+		if lease.End < clock.Now {
 			faults = append(faults, t.judge(ctx, lease, o.since))
 		}
 	}
 	t.seen = seen
+	if clock.NextDue != 0 && clock.NextDue <= clock.Now {
+		faults = append(faults, t.promote(ctx))
+	}
 	return errors.Join(faults...)
+}
+
+// promote puts due tasks in line: a runner knows what it scheduled itself, but learns only at its next renewal what a takeover did.
+func (t *Task) promote(ctx context.Context) error {
+	for {
+		moved, _, err := t.queue.Promote(ctx, store.MaxBatch)
+		if err != nil || moved < store.MaxBatch {
+			return err
+		}
+	}
 }
 
 // judge takes over from a runner whose lease is past by Redis' clock, and which on our own clock has been silent for as long as it may

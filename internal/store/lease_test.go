@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/redistest"
 )
 
 func TestRegister(t *testing.T) {
@@ -107,6 +110,26 @@ func TestRenewWithKeysOfTheWrongType(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Renewal{Held: true, Now: renewal.Now}, renewal)
 	})
+}
+
+// Leases and the clock that they count by come from one node, the queue's own.
+func TestLeasesInACluster(t *testing.T) {
+	t.Parallel()
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: redistest.Cluster(t)})
+	t.Cleanup(func() { _ = rdb.Close() })
+	queue := New(rdb, "p").Queue("q")
+	node, err := rdb.MasterForKey(testContext(t), queue.keys.runners)
+	require.NoError(t, err)
+	_, now, err := queue.Register(testContext(t), &RunnerInfo{ID: "r", Lease: time.Minute})
+	require.NoError(t, err)
+	require.NoError(t, node.ConfigResetStat(testContext(t)).Err())
+	leases, clock, err := queue.Leases(testContext(t))
+	require.NoError(t, err)
+	require.Equal(t, []Lease{{"r", now + time.Minute.Milliseconds()}}, leases)
+	require.GreaterOrEqual(t, clock.Now, now)
+	calls := node.Info(testContext(t), "commandstats").Val()
+	require.Contains(t, calls, "cmdstat_time:calls=1,")
+	require.Contains(t, calls, "cmdstat_zrange:calls=2,")
 }
 
 func TestUnregister(t *testing.T) {
@@ -230,6 +253,10 @@ func TestRoundTimes(t *testing.T) {
 		renewal, err := e.queue.Renew(e.ctx(), "r", time.Minute)
 		require.NoError(t, err)
 		require.EqualValues(t, future, renewal.NextDue)
+		leases, clock, err := e.queue.Leases(e.ctx())
+		require.NoError(t, err)
+		require.EqualValues(t, future, clock.NextDue)
+		require.Equal(t, Lease{"dead", past}, leases[0])
 		recovery := DefaultRecovery()
 		recovery.LeaseEnd = past
 		require.Equal(t, TakenOver{Back: 1}, e.takeOver("dead", &recovery))

@@ -110,9 +110,9 @@ func TestTakeOverUsesTheClockOfRedis(t *testing.T) {
 	e.mini.SetTime(begin)
 	e.register("dead")
 	e.own("dead", "x")
-	leases, now, err := e.queue.Leases(e.ctx())
+	leases, clock, err := e.queue.Leases(e.ctx())
 	require.NoError(t, err)
-	require.Equal(t, begin.UnixMilli(), now)
+	require.Equal(t, Clock{Now: begin.UnixMilli()}, clock)
 	require.Equal(t, []Lease{{Runner: "dead", End: begin.UnixMilli() + 60_000}}, leases)
 	recovery := DefaultRecovery()
 	recovery.LeaseEnd = leases[0].End

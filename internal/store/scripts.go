@@ -19,6 +19,7 @@ var (
 	scriptCommit     = load("commit")
 	scriptCounts     = load("counts")
 	scriptDue        = load("due")
+	scriptLeases     = load("leases")
 	scriptPromote    = load("promote")
 	scriptRegister   = load("register")
 	scriptReload     = load("reload")

@@ -8,29 +8,33 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Lease is one runner's lease as Redis has it. End is kept as Redis wrote it: a monitor compares it, never computes with it.
+// Lease is one runner's lease as Redis has it.
 type Lease struct {
 	Runner string
 	End    int64 // Unix ms; 0: it is being taken over
 }
 
-// Leases lists the runners of a queue with their lease ends, and Redis' clock.
-func (q *Queue) Leases(ctx context.Context) ([]Lease, int64, error) {
-	var found *redis.ZSliceCmd
-	var clock *redis.TimeCmd
-	_, err := q.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		found = p.ZRangeWithScores(ctx, q.keys.runners, 0, -1)
-		clock = p.Time(ctx)
-		return nil
-	})
+// Clock is Redis' own, and what it says of the schedule.
+type Clock struct {
+	Now     int64 // Unix ms
+	NextDue int64 // Unix ms of the next scheduled task; 0: none
+}
+
+// Leases lists the runners of a queue with their lease ends, and tells the clock that they count by.
+func (q *Queue) Leases(ctx context.Context) ([]Lease, Clock, error) {
+	reply, err := q.run(ctx, scriptLeases, []string{q.keys.runners, q.keys.scheduled})
 	if err != nil {
-		return nil, 0, fmt.Errorf("list leases in queue %q: %w", q.name, explain(err))
+		return nil, Clock{}, err
 	}
-	leases := make([]Lease, len(found.Val()))
-	for i, z := range found.Val() {
-		leases[i] = Lease{Runner: fmt.Sprint(z.Member), End: int64(z.Score)}
+	v, err := list(reply)
+	if err != nil || len(v) < 2 || len(v)%2 != 0 {
+		return nil, Clock{}, badReply("leases", reply)
 	}
-	return leases, clock.Val().UnixMilli(), nil
+	leases := make([]Lease, 0, len(v)/2-1)
+	for pairs := v[2:]; len(pairs) > 0; pairs = pairs[2:] {
+		leases = append(leases, Lease{Runner: text(pairs[0]), End: number(pairs[1])})
+	}
+	return leases, Clock{Now: number(v[0]), NextDue: number(v[1])}, nil
 }
 
 // Silence is after how long without a renewal a runner has cancelled its tasks; 0 if it is gone.

@@ -62,9 +62,9 @@ func TestTakeOverOfALivingRunner(t *testing.T) {
 		"renewed since it was seen": func(e *env) int64 { e.register("r"); return 1000 },
 		"its end is yet to come": func(e *env) int64 {
 			e.register("r")
-			leases, now, err := e.queue.Leases(e.ctx())
+			leases, clock, err := e.queue.Leases(e.ctx())
 			require.NoError(e.t, err)
-			require.Greater(e.t, leases[0].End, now)
+			require.Greater(e.t, leases[0].End, clock.Now)
 			return leases[0].End
 		},
 		"past, and another than was seen": func(e *env) int64 { e.register("r"); return e.expire("r").LeaseEnd - 1 },

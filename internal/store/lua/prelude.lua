@@ -38,8 +38,8 @@ local function decimal(score)
   return tonumber(score or '')
 end
 
--- A due time for the caller, in digits; '' if there is none.
-local function due_time(score)
+-- A score for the caller; '' if there is none.
+local function digits(score)
   local at = decimal(score)
   return at and integer(at) or ''
 end

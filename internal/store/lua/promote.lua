@@ -25,4 +25,4 @@ for _, id in ipairs(due) do
   redis.call('ZREM', scheduled, id)
 end
 local following = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-return { moved, due_time(following[2]) }
+return { moved, digits(following[2]) }

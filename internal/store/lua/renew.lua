@@ -21,4 +21,4 @@ local function count(command, key)
 end
 
 local next_due = try('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-return { 1, now, count('SCARD', running), count('HLEN', control), failed(next_due) and '' or due_time(next_due[2]) }
+return { 1, now, count('SCARD', running), count('HLEN', control), failed(next_due) and '' or digits(next_due[2]) }
