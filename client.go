@@ -142,7 +142,7 @@ func (c *Client) reload(ctx context.Context, id string, data []byte) error {
 	if err := c.check(id); err != nil {
 		return err
 	}
-	return public(c.queue.Reload(ctx, id, data))
+	return public(c.queue.Reload(ctx, id, newID(), data))
 }
 
 // Restart runs a task again under its ID with its data and its last checkpoint, its attempts counted anew. A final one goes in line; a

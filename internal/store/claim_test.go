@@ -96,7 +96,7 @@ func TestRunAgainAfterAReloadThatCameTooLate(t *testing.T) {
 			onBoth(t, func(t *testing.T, e *env) {
 				e.register("r")
 				claim := e.own("r", "x")["x"]
-				require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte(`"too late"`)))
+				e.reload("x", []byte(`"too late"`))
 				e.commit("r", 0, func(b *Batch) { items["ended"](b, &claim) })
 				again(e)
 				next := e.commit("r", 1, nil).Claims[0]
@@ -114,7 +114,7 @@ func TestRestartOfAnOrphanKeepsItsReload(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
 		e.set("x", "task", "test/a", "data", "1", "state", "RUNNING", "runner", "gone", "epoch", "1")
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("2")))
+		e.reload("x", []byte("2"))
 		require.NoError(t, e.queue.Restart(e.ctx(), "x", "n"))
 		require.True(t, e.commit("r", 1, nil).Claims[0].Reload)
 	})

@@ -20,8 +20,9 @@ func (q *Queue) Stop(ctx context.Context, id string) (bool, error) {
 }
 
 // Reload makes a running task start over with its data, or with new data if there is any; a waiting one gets the new data.
-func (q *Queue) Reload(ctx context.Context, id string, data []byte) error {
-	_, err := q.control(ctx, scriptReload, id, []string{q.keys.scheduled}, flag(data != nil), string(data))
+// nonce makes a replayed call harmless.
+func (q *Queue) Reload(ctx context.Context, id, nonce string, data []byte) error {
+	_, err := q.control(ctx, scriptReload, id, []string{q.keys.scheduled}, nonce, flag(data != nil), string(data))
 	return err
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/rand"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +19,12 @@ func (e *env) control(id string) func() string {
 		require.NoError(e.t, err)
 		return message.Payload
 	}
+}
+
+// reload makes a call of its own.
+func (e *env) reload(id string, data []byte) {
+	e.t.Helper()
+	require.NoError(e.t, e.queue.Reload(e.ctx(), id, rand.Text(), data))
 }
 
 func TestStopOfAWaitingTask(t *testing.T) {
@@ -82,16 +89,16 @@ func TestStopBeatsOtherIntents(t *testing.T) {
 			require.NoError(t, err)
 			return intents["x"]
 		}
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+		e.reload("x", nil)
 		require.Equal(t, Reload, pending())
 		require.NoError(t, e.queue.Restart(e.ctx(), "x", "n"))
 		require.Equal(t, Restart, pending())
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+		e.reload("x", nil)
 		require.Equal(t, Restart, pending(), "a restart reads the data anew as well")
 		_, err := e.queue.Stop(e.ctx(), "x")
 		require.NoError(t, err)
 		require.Equal(t, Stop, pending())
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+		e.reload("x", nil)
 		require.Equal(t, Stop, pending())
 		var refusal *StateError
 		require.ErrorAs(t, e.queue.Restart(e.ctx(), "x", "n2"), &refusal)
@@ -103,7 +110,7 @@ func TestStopBeatsOtherIntents(t *testing.T) {
 func TestControlRefused(t *testing.T) {
 	calls := map[string]func(e *env, id string) error{
 		"stop":    func(e *env, id string) error { _, err := e.queue.Stop(e.ctx(), id); return err },
-		"reload":  func(e *env, id string) error { return e.queue.Reload(e.ctx(), id, []byte("1")) },
+		"reload":  func(e *env, id string) error { return e.queue.Reload(e.ctx(), id, rand.Text(), []byte("1")) },
 		"restart": func(e *env, id string) error { return e.queue.Restart(e.ctx(), id, "n") },
 	}
 	for name, call := range calls {
@@ -137,22 +144,22 @@ func TestReload(t *testing.T) {
 		e.register("r")
 		e.own("r", "x")
 		heard := e.control("x")
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("new")))
+		e.reload("x", []byte("new"))
 		require.Equal(t, "reload", heard())
 		require.Equal(t, `{"of":1}`, e.hash("x")["data"], "the old data stays until the new worked")
 		data, err := e.queue.ReloadData(e.ctx(), "x")
 		require.NoError(t, err)
 		require.Equal(t, "new", data)
 
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+		e.reload("x", nil)
 		require.Equal(t, "reload", heard())
 		require.Equal(t, "new", e.hash("x")["reload_data"], "without data it asks for what is there")
 
 		e.start("w")
 		e.set("w", "reload_data", "older")
-		require.NoError(t, e.queue.Reload(e.ctx(), "w", nil))
+		e.reload("w", nil)
 		require.Equal(t, `{"of":1}`, e.hash("w")["data"])
-		require.NoError(t, e.queue.Reload(e.ctx(), "w", []byte("new")))
+		e.reload("w", []byte("new"))
 		require.Equal(t, "new", e.hash("w")["data"])
 		require.NotContains(t, e.hash("w"), "reload_data")
 		data, err = e.queue.ReloadData(e.ctx(), "w")
@@ -161,6 +168,41 @@ func TestReload(t *testing.T) {
 		data, err = e.queue.ReloadData(e.ctx(), "missing")
 		require.NoError(t, err)
 		require.Empty(t, data)
+	})
+}
+
+// A reload whose reply was lost is made again: the task is not reloaded twice, and the answer is that of the first call.
+func TestReloadReplayed(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		claim := e.own("r", "x")["x"]
+		next := Claim{ID: "x", Task: "test/a", Epoch: 1000}
+		call := func(nonce string, data []byte) {
+			require.NoError(t, e.queue.Reload(e.ctx(), "x", nonce, data))
+		}
+		intents := func() map[string]string {
+			intents, err := e.queue.Intents(e.ctx(), "r")
+			require.NoError(t, err)
+			return intents
+		}
+		call("1", []byte("new"))
+		call("1", []byte("new"))
+		require.Equal(t, map[string]string{"x": Reload}, intents())
+		e.commit("r", 0, func(b *Batch) { b.Swap("x", claim.member(), next.Epoch, "new", tail(&claim, 1), false) })
+		call("1", []byte("new"))
+		require.Empty(t, intents(), "after it was done")
+		require.NotContains(t, e.hash("x"), "reload_data")
+		call("2", nil)
+		require.Equal(t, map[string]string{"x": Reload}, intents(), "another call is another reload")
+		e.commit("r", 0, func(b *Batch) { items["ended"](b, &next) })
+		call("2", nil)
+		require.ErrorIs(t, e.queue.Reload(e.ctx(), "x", "3", nil), ErrFinal)
+
+		e.start("w")
+		require.NoError(t, e.queue.Reload(e.ctx(), "w", "1", []byte("new")))
+		e.set("w", "data", "by hand")
+		require.NoError(t, e.queue.Reload(e.ctx(), "w", "1", []byte("new")))
+		require.Equal(t, "by hand", e.hash("w")["data"], "in line")
 	})
 }
 

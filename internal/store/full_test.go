@@ -146,7 +146,7 @@ func TestFullControl(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "STOPPED", e.state("wait"))
 	require.NoError(t, e.queue.Restart(e.ctx(), "again", "n"))
-	require.NoError(t, e.queue.Reload(e.ctx(), "fresh", []byte("2")))
+	e.reload("fresh", []byte("2"))
 	intents, err := e.queue.Intents(e.ctx(), "r")
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"again": Restart, "fresh": Reload}, intents)

@@ -90,8 +90,8 @@ func TestSwapAndNewerData(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
 		claim := e.own("r", "x")["x"]
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("first")))
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", []byte("second")))
+		e.reload("x", []byte("first"))
+		e.reload("x", []byte("second"))
 		e.commit("r", 0, func(b *Batch) {
 			b.Swap("x", claim.member(), 1000, "first", &Leave{State: "STOPPED", Event: tail(&claim, 1)})
 		})
@@ -116,7 +116,7 @@ func TestSwapWithoutNewData(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
 		claim := e.own("r", "x")["x"]
-		require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+		e.reload("x", nil)
 		e.commit("r", 0, func(b *Batch) {
 			b.Swap("x", claim.member(), 1000, `{"of":1}`, &Leave{State: "STOPPED", Event: tail(&claim, 1)})
 		})
@@ -133,7 +133,7 @@ func TestSwapWithSomethingStillToCome(t *testing.T) {
 	}{
 		"data by hand": {func(e *env) {
 			e.set("x", "data", "three")
-			require.NoError(e.t, e.queue.Reload(e.ctx(), "x", nil))
+			e.reload("x", nil)
 		}, Reload},
 		"a restart": {func(e *env) { require.NoError(e.t, e.queue.Restart(e.ctx(), "x", "n")) }, Restart},
 	}
@@ -143,7 +143,7 @@ func TestSwapWithSomethingStillToCome(t *testing.T) {
 				e.register("r")
 				claim := e.own("r", "x")["x"]
 				e.set("x", "data", "two")
-				require.NoError(t, e.queue.Reload(e.ctx(), "x", nil))
+				e.reload("x", nil)
 				c.meanwhile(e)
 				e.commit("r", 0, func(b *Batch) {
 					b.Swap("x", claim.member(), 1000, "two", &Leave{State: "STOPPED", Event: tail(&claim, 1)})

@@ -257,7 +257,7 @@ func TestTakeOverWithIntents(t *testing.T) {
 			_, err := e.queue.Stop(e.ctx(), id)
 			require.NoError(t, err)
 		}
-		require.NoError(t, e.queue.Reload(e.ctx(), "reload", []byte("new")))
+		e.reload("reload", []byte("new"))
 		require.NoError(t, e.queue.Restart(e.ctx(), "restart", "n"))
 		require.Equal(t, TakenOver{Back: 2, Stopped: 2}, e.takeOver("dead", e.expire("dead")))
 		require.Equal(t, []string{"stop"}, e.final("STOPPED"))

@@ -35,8 +35,8 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 	"counts":         func(ctx context.Context, e *env) error { _, err := e.queue.Counts(ctx); return err },
 	"stop waiting":   func(ctx context.Context, e *env) error { _, err := e.queue.Stop(ctx, "w1"); return err },
 	"stop running":   func(ctx context.Context, e *env) error { _, err := e.queue.Stop(ctx, "run1"); return err },
-	"reload waiting": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "w1", []byte("2")) },
-	"reload running": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "run1", []byte("2")) },
+	"reload waiting": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "w1", rand.Text(), []byte("2")) },
+	"reload running": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "run1", rand.Text(), []byte("2")) },
 	"restart final":  func(ctx context.Context, e *env) error { return e.queue.Restart(ctx, "end1", "n2") },
 	"restart running": func(ctx context.Context, e *env) error {
 		return e.queue.Restart(ctx, "run1", "n2")
