@@ -21,7 +21,6 @@ var (
 	ErrWrongType = errors.New("a key holds the wrong type")
 	ErrFull      = errors.New("redis is out of memory")
 	ErrProtocol  = errors.New("other protocol version in redis")
-	ErrLost      = errors.New("the task is no longer this run's")
 )
 
 // Store is one prefix in one Redis. It holds no state of its own and may be used by any number of goroutines.
