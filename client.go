@@ -45,7 +45,8 @@ type shared struct {
 	announced map[string]bool
 }
 
-// NewClient checks its options, all faults at once, and makes a client; it does not talk to Redis yet.
+// NewClient checks its options, all faults at once, and makes a client; it does not talk to Redis yet. A
+// *redis.ClusterClient that reads from replicas is refused: they may lag.
 func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error) {
 	setDefault(&options.Prefix, DefaultPrefix)
 	setDefault(&options.Queue, DefaultQueue)
@@ -54,6 +55,9 @@ func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error
 		return nil, fmt.Errorf("%w: NewClient: the redis client is nil", ErrInvalid)
 	}
 	faults := errors.Join(checkPart("prefix", options.Prefix), checkPart("queue", options.Queue), checkMaxData(options.MaxData))
+	if err := store.ReadsMaster(rdb); err != nil {
+		faults = errors.Join(faults, fmt.Errorf("%w: NewClient: %w", ErrInvalid, err))
+	}
 	if faults != nil {
 		return nil, faults
 	}

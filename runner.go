@@ -41,7 +41,7 @@ type Runner struct {
 }
 
 // NewRunner checks its options, all faults at once, and makes a runner; it does not talk to Redis yet. rdb is a *redis.Client (also one
-// for Sentinel) or a *redis.ClusterClient; the runner does not close it. The registry is read now:
+// for Sentinel) or a *redis.ClusterClient that reads from masters only; the runner does not close it. The registry is read now:
 // register all tasks before.
 func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOptions) (*Runner, error) {
 	options = options.withDefaults()
@@ -54,8 +54,8 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if registry == nil {
 		return nil, fmt.Errorf("%w: NewRunner: the registry is nil", ErrInvalid)
 	}
-	if err := store.CanBlock(rdb); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	if err := errors.Join(store.CanBlock(rdb), store.ReadsMaster(rdb)); err != nil {
+		return nil, fmt.Errorf("%w: NewRunner: %w", ErrInvalid, err)
 	}
 	if len(registry.Names()) == 0 {
 		options.Logger.Warn("this runner knows no tasks: register them before it is made; what no other runner knows ends in EXCEPTION")

@@ -50,6 +50,16 @@ func CanBlock(rdb redis.UniversalClient) error {
 	return fmt.Errorf("a runner needs connections of its own, and cannot open them like a %T does: pass a *redis.Client or a *redis.ClusterClient", rdb)
 }
 
+// ReadsMaster refuses clients that read from replicas. What a read finds decides what is done next: a replica that lags would say that a
+// task is gone that runs, and the runner would give it back or cancel it.
+func ReadsMaster(rdb redis.UniversalClient) error {
+	if cluster, ok := rdb.(*redis.ClusterClient); ok && cluster.Options().ReadOnly {
+		return errors.New("this *redis.ClusterClient reads from replicas, which may lag, and decisions need what the master has: " +
+			"pass one without ReadOnly, RouteByLatency and RouteRandomly")
+	}
+	return nil
+}
+
 func (q *Queue) nodeOptions(ctx context.Context) (*redis.Options, error) {
 	switch client := q.rdb.(type) {
 	case *redis.Client:

@@ -157,3 +157,30 @@ func TestBlockerRefusesOtherClients(t *testing.T) {
 	require.ErrorContains(t, err, "connect")
 	require.False(t, Answered(err))
 }
+
+func TestReadsMaster(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		options redis.ClusterOptions
+		fine    bool
+	}{
+		"plain":      {redis.ClusterOptions{}, true},
+		"read-only":  {redis.ClusterOptions{ReadOnly: true}, false},
+		"by latency": {redis.ClusterOptions{RouteByLatency: true}, false},
+		"random":     {redis.ClusterOptions{RouteRandomly: true}, false},
+	}
+	for name, c := range cases {
+		c.options.Addrs = []string{"127.0.0.1:1"}
+		rdb := redis.NewClusterClient(&c.options)
+		err := ReadsMaster(rdb)
+		require.NoError(t, rdb.Close())
+		if c.fine {
+			require.NoError(t, err, name)
+			continue
+		}
+		require.ErrorContains(t, err, "reads from replicas", name)
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	require.NoError(t, ReadsMaster(rdb))
+	require.NoError(t, rdb.Close())
+}
