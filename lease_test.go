@@ -123,9 +123,9 @@ func TestFenceBeforeLeaseEnds(t *testing.T) {
 	registry := NewRegistry()
 	registry.Register("test/block", b.factory)
 	fenced := make(chan string, 10)
-	const lease = time.Minute // of which the margin leaves a second: no load closes the time between fence and end
+	const lease = time.Minute // of which the margin leaves two seconds: no load closes the time between fence and end
 	runner := e.runner(t, registry, func(o *RunnerOptions) {
-		o.Lease, o.RenewInterval, o.SafetyMargin = lease, 300*time.Millisecond, lease-time.Second
+		o.Lease, o.RenewInterval, o.SafetyMargin = lease, 300*time.Millisecond, lease-2*time.Second
 		o.hooks.fenced = func(queue string) { fenced <- queue }
 	})
 	client := e.client(t)
@@ -135,7 +135,7 @@ func TestFenceBeforeLeaseEnds(t *testing.T) {
 	receive(t, "fence", fenced)
 	require.ErrorIs(t, receive(t, "cause", b.causes), ErrLeaseLost)
 	since := time.Since(runner.engines["default"].lease.lastSent())
-	require.GreaterOrEqual(t, since, time.Second, "not before lease - margin")
+	require.GreaterOrEqual(t, since, 2*time.Second, "not before lease - margin")
 	require.Less(t, since, lease, "before others may take over")
 	server.Thaw(t)
 	again := receive(t, "second run", b.running)
