@@ -13,25 +13,28 @@ import (
 	"github.com/redtask/redtask/internal/store"
 )
 
-// meaning is what a run's end means: the state that is written, the attempt if it changes, and what the record's error tells.
+// meaning is what a run's end means: the state that is written, the attempt if it changes, and what the record's error tells, or the event's
+// reason where the task goes back in line.
 type meaning struct{ state, attempt, text string }
 
 var (
 	meansEnded     = meaning{state: "ENDED"}
 	meansError     = meaning{state: "ERROR", text: "no milk"}
 	meansException = meaning{state: "EXCEPTION", text: "surprise"}
-	meansUncounted = meaning{state: "WAIT", attempt: "2"} // of a third attempt
-	meansRestart   = meaning{state: "WAIT", attempt: "0"}
+	meansRestart   = meaning{state: "WAIT", attempt: "0", text: "restarted"}
 )
+
+// uncounted is back in line from a third attempt, which does not count.
+func uncounted(reason string) meaning { return meaning{state: "WAIT", attempt: "2", text: reason} }
 
 // meanings is the table "What a return means" of docs/writing-tasks.md, from the weakest cause to the strongest.
 var meanings = []struct {
 	told                        error
 	obeyed, done, failed, other meaning
 }{
-	{ErrReloaded, meansUncounted, meansEnded, meansError, meansException}, // with no new instance there
-	{ErrLeaseLost, meansUncounted, meansEnded, meansError, meansException},
-	{ErrShutdown, meansUncounted, meansEnded, meansError, meansException},
+	{ErrReloaded, uncounted("reloaded"), meansEnded, meansError, meansException}, // with no new instance there
+	{ErrLeaseLost, uncounted("lease lost"), meansEnded, meansError, meansException},
+	{ErrShutdown, uncounted("shutdown"), meansEnded, meansError, meansException},
 	{ErrTimedOut, meaning{state: "EXCEPTION", text: ErrTimedOut.Error() + " of 1m0s"}, meansEnded, meansError,
 		meaning{state: "EXCEPTION", text: "surprise; " + ErrTimedOut.Error() + " of 1m0s"}},
 	{ErrRestarted, meansRestart, meansRestart, meansRestart, meansRestart},
@@ -105,7 +108,9 @@ func meaningOf(t *testing.T, told []error, returned error, text string) meaning 
 	}
 	close(r.returned)
 	leave := e.outcome(r, r.close(), returned)
-	got := meaning{state: leave.State}
+	var event struct{ Data struct{ Reason string } }
+	require.NoError(t, json.Unmarshal([]byte("{"+leave.Event), &event))
+	got := meaning{state: leave.State, text: event.Data.Reason}
 	for i := 0; i < len(leave.Fields); i += 2 {
 		switch leave.Fields[i] {
 		case "attempt":
