@@ -74,7 +74,7 @@ func TestLowLeaseTakesNoTasks(t *testing.T) {
 		engine.lease.set(true, time.Now().Add(-35*time.Minute)) // claims end after 30, the fence falls after 40
 		late := start(t, e.client(t), "test/block", nil)
 		lookOnce(t, engine)
-		require.False(t, engine.find(late) != nil, "claimed with a lease that runs low")
+		require.Nil(t, engine.find(late), "claimed with a lease that runs low")
 		require.False(t, engine.lease.ranOut())
 		require.Empty(t, b.causes, "what runs goes on")
 		other := e.runner(t, blockRegistry(b), longLease)

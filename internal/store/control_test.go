@@ -188,7 +188,9 @@ func TestReloadReplayed(t *testing.T) {
 		call("1", []byte("new"))
 		call("1", []byte("new"))
 		require.Equal(t, map[string]string{"x": Reload}, intents())
-		e.commit("r", 0, func(b *Batch) { b.Swap("x", claim.member(), next.Epoch, "new", &Leave{State: "STOPPED", Event: tail(&claim, 1)}) })
+		e.commit("r", 0, func(b *Batch) {
+			b.Swap("x", claim.member(), next.Epoch, "new", &Leave{State: "STOPPED", Event: tail(&claim, 1)})
+		})
 		call("1", []byte("new"))
 		require.Empty(t, intents(), "after it was done")
 		require.NotContains(t, e.hash("x"), "reload_data")
