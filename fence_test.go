@@ -72,6 +72,7 @@ func TestLowLeaseTakesNoTasks(t *testing.T) {
 		begun := start(t, e.client(t), "test/block", nil)
 		require.Equal(t, begun, receive(t, "runs", b.running).ID(), "with a good lease it does")
 		engine.lease.set(true, time.Now().Add(-35*time.Minute)) // claims end after 30, the fence falls after 40
+		lookOnce(t, engine)                                     // a claim that was under way is through
 		late := start(t, e.client(t), "test/block", nil)
 		lookOnce(t, engine)
 		require.Nil(t, engine.find(late), "claimed with a lease that runs low")
