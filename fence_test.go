@@ -201,6 +201,12 @@ func TestFenceDuringAHandOver(t *testing.T) {
 		receive(t, "redis is slow", busy)
 		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
 		require.Equal(t, "one:"+ErrReloaded.Error(), receive(t, "the old one ends", v.ends))
+		eventually(t, "its hand-over waits for redis", func() bool {
+			c := engine.committer
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return slices.ContainsFunc(c.items, func(i item) bool { return i.op == opSwap })
+		})
 		engine.lease.set(true, time.Now().Add(-45*time.Minute))
 		receive(t, "fenced", fenced)
 		slow.open()
