@@ -1,5 +1,5 @@
-// Package monitor is the task redtask/monitor: it puts the tasks of dead runners back in line, and scheduled ones when they are due. Any number of monitors may watch one
-// queue; each step that they take is one atomic script.
+// Package monitor is the task redtask/monitor: it puts the tasks of dead runners back in line, and scheduled ones when they are due. Any
+// number of monitors may watch one queue; each step that they take is one atomic script.
 package monitor
 
 import (
