@@ -22,6 +22,7 @@ import (
 type Server struct {
 	Addr string
 	dir  string
+	env  []string
 	args []string
 	cmd  *exec.Cmd
 }
@@ -42,7 +43,13 @@ func Binary(t testing.TB) string {
 // Start starts a server that ends with the test; args are further options of redis-server.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s, err := start(Binary(t), t.TempDir(), args)
+	return StartEnv(t, nil, args...)
+}
+
+// StartEnv is [Start] with further variables in the server's environment.
+func StartEnv(t testing.TB, env []string, args ...string) *Server {
+	t.Helper()
+	s, err := start(Binary(t), t.TempDir(), env, args)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +82,7 @@ func share() (*Server, func()) {
 	if err != nil {
 		panic(err)
 	}
-	s, err := start(binary, dir, nil)
+	s, err := start(binary, dir, nil, nil)
 	if err != nil {
 		panic(err)
 	}
@@ -85,14 +92,14 @@ func share() (*Server, func()) {
 	}
 }
 
-func start(binary, dir string, args []string) (*Server, error) {
+func start(binary, dir string, env, args []string) (*Server, error) {
 	var last error
 	for range 5 { // another process may take the port between our look and the server's bind
 		port, err := freePort()
 		if err != nil {
 			return nil, err
 		}
-		s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, args: append([]string{
+		s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, env: env, args: append([]string{
 			binary, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
 		}, args...)}
 		if last = s.launch(); last == nil {
@@ -126,6 +133,7 @@ func (s *Server) launch() error {
 	defer log.Close()
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
+	s.cmd.Env = append(os.Environ(), s.env...)
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
@@ -194,22 +202,38 @@ func (s *Server) Client(t testing.TB) *redis.Client {
 	return client
 }
 
+// Dir is where the server keeps its files.
+func (s *Server) Dir() string { return s.dir }
+
 // Cluster starts a Redis Cluster of three masters and returns their addresses.
 func Cluster(t testing.TB) []string {
 	t.Helper()
 	var addrs []string
-	for range 3 {
-		s := Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+	for _, s := range ClusterOf(t, 3, 0) {
 		addrs = append(addrs, s.Addr)
 	}
-	out, err := exec.Command("redis-cli", append([]string{"--cluster", "create", "--cluster-yes"}, addrs...)...).CombinedOutput()
+	return addrs
+}
+
+// ClusterOf starts a Redis Cluster; each master has so many replicas. args are further options of redis-server.
+func ClusterOf(t testing.TB, masters, replicas int, args ...string) []*Server {
+	t.Helper()
+	var servers []*Server
+	create := []string{"--cluster", "create", "--cluster-yes", "--cluster-replicas", strconv.Itoa(replicas)}
+	for range masters * (1 + replicas) {
+		s := Start(t, append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "2000"}, args...)...)
+		servers = append(servers, s)
+		create = append(create, s.Addr)
+	}
+	out, err := exec.Command("redis-cli", create...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("create cluster: %v: %s", err, out)
 	}
-	for _, addr := range addrs {
-		for _, wanted := range []string{"cluster_state:ok", "cluster_size:3"} {
-			await(t, addr, wanted, func(ctx context.Context, c *redis.Client) string { return c.ClusterInfo(ctx).Val() }, wanted)
+	ask := func(ctx context.Context, c *redis.Client) string { return c.ClusterInfo(ctx).Val() }
+	for _, s := range servers {
+		for _, wanted := range []string{"cluster_state:ok", "cluster_size:" + strconv.Itoa(masters), fmt.Sprintf("cluster_known_nodes:%d", len(servers))} {
+			await(t, s.Addr, wanted, ask, wanted)
 		}
 	}
-	return addrs
+	return servers
 }

@@ -20,12 +20,36 @@ const SentinelName = "main"
 // Sentinel starts a master, a replica and a sentinel that watches both, and returns the sentinel's address and the master.
 func Sentinel(t testing.TB) (addr string, master *Server) {
 	t.Helper()
-	master = Start(t)
+	addrs, servers := Sentinels(t, 1)
+	return addrs[0], servers[0]
+}
+
+// Sentinels starts a master, a replica and sentinels that watch both, the majority of which decides. It returns the addresses of the
+// sentinels, and the master before the replica. args are further options of both.
+func Sentinels(t testing.TB, number int, args ...string) (addrs []string, servers []*Server) {
+	t.Helper()
+	master := Start(t, args...)
 	host, port, _ := net.SplitHostPort(master.Addr)
-	replica := Start(t, "--replicaof", host+" "+port)
+	replica := Start(t, append([]string{"--replicaof", host + " " + port}, args...)...)
+	await(t, replica.Addr, "its master", func(ctx context.Context, c *redis.Client) string {
+		return c.Info(ctx, "replication").Val()
+	}, "master_link_status:up")
+	for range number {
+		addrs = append(addrs, sentinel(t, host, port, number/2+1))
+	}
+	for _, addr := range addrs {
+		for _, wanted := range []string{"slaves=1", fmt.Sprintf("sentinels=%d", number)} {
+			await(t, addr, wanted, func(ctx context.Context, c *redis.Client) string { return c.Info(ctx, "sentinel").Val() }, wanted)
+		}
+	}
+	return addrs, []*Server{master, replica}
+}
+
+func sentinel(t testing.TB, host, port string, quorum int) string {
+	t.Helper()
 	conf := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := fmt.Sprintf("sentinel monitor %[1]s %[2]s %[3]s 1\nsentinel down-after-milliseconds %[1]s 500\nsentinel failover-timeout %[1]s 5000\n",
-		SentinelName, host, port)
+	text := fmt.Sprintf("sentinel monitor %[1]s %[2]s %[3]s %[4]d\nsentinel down-after-milliseconds %[1]s 500\nsentinel failover-timeout %[1]s 5000\n",
+		SentinelName, host, port, quorum)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +64,7 @@ func Sentinel(t testing.TB) (addr string, master *Server) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Kill)
-	await(t, replica.Addr, "its master", func(ctx context.Context, c *redis.Client) string {
-		return c.Info(ctx, "replication").Val()
-	}, "master_link_status:up")
-	await(t, s.Addr, "both servers", func(ctx context.Context, c *redis.Client) string {
-		return c.Info(ctx, "sentinel").Val()
-	}, "slaves=1")
-	return s.Addr, master
+	return s.Addr
 }
 
 // await asks a server until its answer has what is wanted.
