@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -177,7 +178,16 @@ func (s *Server) Kill() {
 // Restart starts a killed server again at its address.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
+	s.RestartWith(t)
+}
+
+// RestartWith is [Server.Restart] with further options of redis-server, for this one start.
+func (s *Server) RestartWith(t testing.TB, args ...string) {
+	t.Helper()
 	s.Kill()
+	usual := s.args
+	defer func() { s.args = usual }()
+	s.args = slices.Concat(usual, args)
 	if err := s.launch(); err != nil {
 		t.Fatal(err)
 	}
@@ -215,13 +225,22 @@ func Cluster(t testing.TB) []string {
 	return addrs
 }
 
+// promptSync lets a replica have its master's data at once, not after some seconds.
+var promptSync = []string{"--repl-diskless-sync-delay", "0"}
+
+// inStep says whether a server is a master, or a replica that has its master's data.
+func inStep(ctx context.Context, c *redis.Client) string {
+	info := c.Info(ctx, "replication").Val()
+	return strconv.FormatBool(strings.Contains(info, "role:master") || strings.Contains(info, "master_link_status:up"))
+}
+
 // ClusterOf starts a Redis Cluster; each master has so many replicas. args are further options of redis-server.
 func ClusterOf(t testing.TB, masters, replicas int, args ...string) []*Server {
 	t.Helper()
 	var servers []*Server
 	create := []string{"--cluster", "create", "--cluster-yes", "--cluster-replicas", strconv.Itoa(replicas)}
 	for range masters * (1 + replicas) {
-		s := Start(t, append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "2000"}, args...)...)
+		s := Start(t, slices.Concat([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "2000"}, promptSync, args)...)
 		servers = append(servers, s)
 		create = append(create, s.Addr)
 	}
@@ -234,6 +253,7 @@ func ClusterOf(t testing.TB, masters, replicas int, args ...string) []*Server {
 		for _, wanted := range []string{"cluster_state:ok", "cluster_size:" + strconv.Itoa(masters), fmt.Sprintf("cluster_known_nodes:%d", len(servers))} {
 			await(t, s.Addr, wanted, ask, wanted)
 		}
+		await(t, s.Addr, "its data", inStep, "true") // a replica that has no data yet does not take its master's place
 	}
 	return servers
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +29,7 @@ func Sentinel(t testing.TB) (addr string, master *Server) {
 // sentinels, and the master before the replica. args are further options of both.
 func Sentinels(t testing.TB, number int, args ...string) (addrs []string, servers []*Server) {
 	t.Helper()
+	args = slices.Concat(promptSync, args)
 	master := Start(t, args...)
 	host, port, _ := net.SplitHostPort(master.Addr)
 	replica := Start(t, append([]string{"--replicaof", host + " " + port}, args...)...)

@@ -1,0 +1,341 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redtask/redtask"
+	"github.com/redtask/redtask/chaos/ledger"
+)
+
+// wish is one task that the load starts: what it should do, and which ends are right.
+type wish struct {
+	weight int
+	task   string
+	data   map[string]any
+	ends   []redtask.State
+	id     string // prefix of its ID; else the client draws one
+	stop   bool   // it works until it is stopped
+}
+
+var (
+	ended     = []redtask.State{redtask.StateEnded}
+	exception = []redtask.State{redtask.StateException}
+)
+
+// usual is what every world's load starts.
+var usual = []wish{
+	{weight: 60, task: "chaos/job", data: map[string]any{"ms": 20, "emits": 3}, ends: ended},
+	{weight: 20, task: "chaos/job", data: map[string]any{"ms": 400, "emits": 4}, ends: ended},
+	{weight: 10, task: "chaos/job", data: map[string]any{"ms": 1500, "emits": 10}, ends: ended},
+	{weight: 5, task: "chaos/job", data: map[string]any{"fail": true}, ends: []redtask.State{redtask.StateError}},
+	{weight: 5, task: "chaos/job", data: map[string]any{"wrong": true}, ends: exception},
+}
+
+// started is what is known of one task of the load.
+type started struct {
+	wish   *wish
+	id     string
+	at     int64 // when its start was acknowledged; 0: it is not known whether it was started
+	raw    bool  // by plain commands, without a client
+	stop   int64 // when a stop was acknowledged
+	maybe  bool  // a stop whose answer was lost
+	again  int   // restarts, those whose answer was lost among them
+	reload int64 // number of the last reload that was acknowledged
+	tried  int64 // number of the last one that was tried
+}
+
+// load starts tasks all the while, and stops, reloads and restarts some.
+type load struct {
+	world  *world
+	wishes []wish
+	total  int
+	pause  time.Duration // between two starts of one starter
+
+	mu    sync.Mutex
+	tasks map[string]*started
+	longs []*started
+	order []string
+	next  int
+}
+
+const (
+	starters  = 3
+	longTasks = 8
+)
+
+func newLoad(w *world, extra []wish) *load {
+	l := &load{world: w, wishes: append(slices.Clone(usual), extra...), pause: 60 * time.Millisecond, tasks: map[string]*started{}}
+	for _, wish := range l.wishes {
+		l.total += wish.weight
+	}
+	return l
+}
+
+// run works until the world is to be quiet.
+func (l *load) run() {
+	var working sync.WaitGroup
+	for i := range longTasks {
+		task := "chaos/long"
+		if i%3 == 2 {
+			task = "chaos/stopper"
+		}
+		l.begin(&wish{task: task, data: map[string]any{"reload": 0}, stop: true, ends: []redtask.State{redtask.StateStopped}})
+	}
+	for range starters {
+		working.Go(func() {
+			for l.world.wait(l.world.between(l.pause/2, l.pause*3/2)) {
+				l.begin(l.draw())
+			}
+		})
+	}
+	working.Go(func() {
+		for l.world.wait(l.world.between(100*time.Millisecond, 500*time.Millisecond)) {
+			l.control()
+		}
+	})
+	working.Wait()
+}
+
+func (l *load) draw() *wish {
+	n := l.world.intN(l.total)
+	for i := range l.wishes {
+		if n -= l.wishes[i].weight; n < 0 {
+			return &l.wishes[i]
+		}
+	}
+	panic("weights do not add up")
+}
+
+// bounded is the patience of a call of the load.
+func bounded() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 3*time.Second)
+}
+
+// begin starts a task in one of the ways that there are.
+func (l *load) begin(wanted *wish) {
+	s := &started{wish: wanted}
+	l.mu.Lock()
+	l.next++
+	number := l.next
+	l.mu.Unlock()
+	ctx, cancel := bounded()
+	defer cancel()
+	var err error
+	switch {
+	case wanted.id != "":
+		s.id = wanted.id + strconv.Itoa(number)
+	case l.world.intN(3) == 0:
+		s.id = "own-" + strconv.Itoa(number)
+	}
+	switch way := l.world.intN(10); {
+	case way == 0 && s.id != "":
+		s.raw = true
+		err = l.plain(ctx, s)
+	case way == 1:
+		var ids []string
+		ids, err = l.world.client.StartMany(ctx, []redtask.StartRequest{{Task: wanted.task, Data: wanted.data, StartOptions: redtask.StartOptions{ID: s.id}}})
+		if err == nil {
+			s.id = ids[0]
+		}
+	default:
+		var id string
+		id, err = l.world.client.StartWith(ctx, wanted.task, wanted.data, redtask.StartOptions{ID: s.id})
+		if err == nil {
+			s.id = id
+		}
+	}
+	if err == nil {
+		s.at = ledger.Now()
+	}
+	if s.id == "" {
+		return // nobody can say which it is, if it is
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tasks[s.id] = s
+	l.order = append(l.order, s.id)
+	if wanted.stop {
+		l.longs = append(l.longs, s)
+	}
+}
+
+// plain starts a task with the two commands that the protocol needs.
+func (l *load) plain(ctx context.Context, s *started) error {
+	data := fmt.Sprintf(`{"note":"plain"%s}`, fields(s.wish.data))
+	if err := l.world.rdb.HSet(ctx, l.world.key("task:"+s.id), "task", s.wish.task, "data", data).Err(); err != nil {
+		return err
+	}
+	return l.world.rdb.LPush(ctx, l.world.key("wait"), s.id).Err()
+}
+
+func fields(data map[string]any) string {
+	text := ""
+	for name, value := range data {
+		if s, ok := value.(string); ok {
+			value = strconv.Quote(s)
+		}
+		text += fmt.Sprintf(",%q:%v", name, value)
+	}
+	return text
+}
+
+// control tells a task something.
+func (l *load) control() {
+	ctx, cancel := bounded()
+	defer cancel()
+	switch n := l.world.intN(10); {
+	case n < 4:
+		l.reload(ctx, l.anyLong())
+	case n < 6:
+		l.restart(ctx, l.anyLong())
+	case n < 9:
+		l.stop(ctx, l.anyShort(10))
+	default:
+		l.restart(ctx, l.anyShort(200))
+	}
+}
+
+func (l *load) anyLong() *started {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.longs) == 0 {
+		return nil
+	}
+	return l.longs[l.world.intN(len(l.longs))]
+}
+
+// anyShort draws one of the last so many.
+func (l *load) anyShort(last int) *started {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.order) == 0 {
+		return nil
+	}
+	s := l.tasks[l.order[max(0, len(l.order)-1-l.world.intN(last))]]
+	if s.wish.stop || s.wish.task != "chaos/job" {
+		return nil
+	}
+	return s
+}
+
+func (l *load) reload(ctx context.Context, s *started) {
+	if s == nil || s.wish.task == "chaos/panic" {
+		return
+	}
+	l.mu.Lock()
+	s.tried++
+	number := s.tried
+	l.mu.Unlock()
+	err := l.world.client.ReloadWith(ctx, s.id, map[string]any{"reload": number})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		s.reload = max(s.reload, number)
+	}
+}
+
+func (l *load) restart(ctx context.Context, s *started) {
+	if s == nil || s.wish.task == "chaos/panic" {
+		return
+	}
+	err := l.world.client.Restart(ctx, s.id)
+	if errors.Is(err, redtask.ErrNotFound) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.again++
+}
+
+func (l *load) stop(ctx context.Context, s *started) {
+	if s == nil {
+		return
+	}
+	err := l.world.client.Stop(ctx, s.id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		s.stop = ledger.Now()
+	case !errors.Is(err, redtask.ErrFinal):
+		s.maybe = true
+	}
+}
+
+// settle waits until nothing is left to do: reloads have come true, what works until it is stopped is stopped, everything is final.
+func (l *load) settle() {
+	for _, s := range l.longs {
+		if s.at != 0 && !l.world.lossy() {
+			l.world.insist("reload of "+s.id, func(ctx context.Context) error { return l.reloaded(ctx, s) })
+		}
+		l.world.insist("stop of "+s.id, func(ctx context.Context) error { return l.end(ctx, s) })
+	}
+	deadline := time.Now().Add(60 * time.Second)
+	open := slices.Clone(l.order)
+	for len(open) > 0 {
+		open = l.open(open)
+		if time.Now().After(deadline) {
+			for _, id := range open[:min(5, len(open))] {
+				record, err := l.world.client.Get(context.Background(), id)
+				l.world.problem("LOST: task %s of %d does not end: %+v, %v", id, len(open), record, err)
+			}
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// reloaded reports what the record says of the last acknowledged reload.
+func (l *load) reloaded(ctx context.Context, s *started) error {
+	record, err := l.world.client.Get(ctx, s.id)
+	if err != nil {
+		return err
+	}
+	var data struct {
+		Reload int64 `json:"reload"`
+	}
+	if err := decode(record.Data, &data); err != nil {
+		return err
+	}
+	if data.Reload < s.reload && !record.State.Final() {
+		return fmt.Errorf("it has the data of reload %d, not of %d; %s", data.Reload, s.reload, record.State)
+	}
+	return nil
+}
+
+func (l *load) end(ctx context.Context, s *started) error {
+	err := l.world.client.Stop(ctx, s.id)
+	switch {
+	case err == nil:
+		s.stop = ledger.Now()
+	case errors.Is(err, redtask.ErrFinal), errors.Is(err, redtask.ErrNotFound):
+		return nil
+	}
+	return err
+}
+
+// open returns those of the IDs that are not final, in bulk.
+func (l *load) open(ids []string) []string {
+	var left []string
+	for chunk := range slices.Chunk(ids, 500) {
+		ctx, cancel := bounded()
+		pipe := l.world.direct.Pipeline()
+		for _, id := range chunk {
+			pipe.HMGet(ctx, l.world.key("task:"+id), "state", "task")
+		}
+		replies, err := pipe.Exec(ctx)
+		cancel()
+		for i, id := range chunk {
+			if err != nil || !l.settled(id, replies[i]) {
+				left = append(left, id)
+			}
+		}
+	}
+	return left
+}

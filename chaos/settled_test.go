@@ -1,0 +1,49 @@
+package chaos
+
+import (
+	"encoding/json"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redtask/redtask"
+)
+
+func decode(data json.RawMessage, to any) error { return json.Unmarshal(data, to) }
+
+// settled reports whether a task is final, or is not there although nobody was told that it is.
+func (l *load) settled(id string, reply redis.Cmder) bool {
+	values, ok := reply.(*redis.SliceCmd)
+	if !ok {
+		return false
+	}
+	state, _ := values.Val()[0].(string)
+	task, _ := values.Val()[1].(string)
+	if redtask.State(state).Final() {
+		return true
+	}
+	s := l.tasks[id]
+	// A start in two commands whose second did not work leaves a hash that is not in line: that is its starter's to know.
+	return task == "" && (s.at == 0 || l.world.excused(s.at)) || s.raw && s.at == 0 && state == ""
+}
+
+// lossy reports whether Redis may have lost writes in this world.
+func (w *world) lossy() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.breaks) > 0
+}
+
+// lossWindow is how long before a break of Redis an acknowledged write may be lost.
+const lossWindow = 2e9
+
+// excused reports whether what was acknowledged at this time may be lost: Redis broke soon after.
+func (w *world) excused(at int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.breaks {
+		if at <= b && b-at < lossWindow {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,68 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+)
+
+// wire is a TCP proxy in front of Redis.
+type wire struct {
+	t     *testing.T
+	addr  string
+	proxy *toxiproxy.Proxy
+}
+
+func newWire(t *testing.T, upstream string) *wire {
+	zerolog.SetGlobalLevel(zerolog.Disabled) // one of its toxics logs past the logger it gets
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
+	proxy := toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), "127.0.0.1:0", upstream)
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return &wire{t: t, addr: proxy.Listen, proxy: proxy}
+}
+
+// toxic is what toxiproxy does to what passes: upstream is what the client sends.
+type toxic struct {
+	Name       string         `json:"name"`
+	Type       string         `json:"type"`
+	Stream     string         `json:"stream"`
+	Toxicity   float64        `json:"toxicity"` // share of the connections
+	Attributes map[string]any `json:"attributes"`
+}
+
+// poison makes the wire bad in these ways until cure.
+func (w *wire) poison(toxics ...toxic) {
+	for _, t := range toxics {
+		t.Name = t.Type + "-" + t.Stream
+		if t.Toxicity == 0 {
+			t.Toxicity = 1
+		}
+		text, err := json.Marshal(t)
+		if err == nil {
+			_, err = w.proxy.Toxics.AddToxicJson(bytes.NewReader(text))
+		}
+		if err != nil {
+			w.t.Errorf("toxic %+v: %v", t, err)
+		}
+	}
+}
+
+func (w *wire) cure() { w.proxy.Toxics.ResetToxics(context.Background()) }
+
+func (w *wire) close() { w.proxy.Stop() }
+
+// cut resets all connections.
+func (w *wire) cut() {
+	w.proxy.Stop()
+	if err := w.proxy.Start(); err != nil {
+		w.t.Errorf("proxy: %v", err)
+	}
+}

@@ -1,0 +1,286 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redtask/redtask"
+	"github.com/redtask/redtask/chaos/ledger"
+	"github.com/redtask/redtask/internal/redistest"
+)
+
+// The lease that the workers of a world have: short, so that much can break in a short time.
+const (
+	lease    = 3 * time.Second
+	renew    = 600 * time.Millisecond
+	margin   = time.Second
+	interval = 250 * time.Millisecond
+	silence  = lease - margin + time.Second // of a dead runner, before a monitor that has just begun takes over; not less than its own
+
+	recoveryBound = lease + interval + time.Second
+	mostRecovers  = 5
+	capacity      = 50
+	places        = 3
+)
+
+// kind is what stands behind the workers.
+type kind int
+
+const (
+	single   kind = iota // one server with appendfsync always, behind proxies
+	everysec             // one server with appendfsync everysec
+	sentinel             // 1 master, 1 replica, 3 sentinels
+	cluster              // 3 masters, 3 replicas
+)
+
+// world is one Redis with its workers, its load, and what watches them.
+type world struct {
+	t      *testing.T
+	kind   kind
+	dir    string // ledgers and logs
+	prefix string
+	book   *ledger.Writer
+	quiet  context.Context // ends when nothing is to be disturbed any more
+
+	addrs   []string // of Redis, or of the sentinels
+	servers []*redistest.Server
+	clock   string                // the file that says how far Redis' clock is off
+	wires   []*wire               // one per place, the last one is the load's; none in a cluster
+	direct  redis.UniversalClient // past all proxies
+	rdb     redis.UniversalClient // the load's
+	client  *redtask.Client
+	watcher *watcher
+	places  []*place
+	serving sync.WaitGroup
+
+	mu       sync.Mutex
+	rng      *rand.Rand
+	problems []string
+	mayExits map[int]bool
+	breaks   []int64 // when Redis may have lost writes that it had acknowledged; see ledger.Now
+}
+
+func newWorld(t *testing.T, k kind, seed uint64) *world {
+	dir := t.TempDir()
+	if *keep != "" {
+		dir = filepath.Join(*keep, strings.ReplaceAll(t.Name(), "/", "-"))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	book, err := ledger.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{
+		t: t, kind: k, dir: dir, prefix: "chaos", book: book, rng: rand.New(rand.NewPCG(seed, 1)), mayExits: map[int]bool{},
+		clock: filepath.Join(dir, "clock"),
+	}
+	s := settings{
+		Prefix: w.prefix, Ledger: dir, Lease: lease, Renew: renew, Margin: margin, Interval: interval, Capacity: capacity,
+		Recover: mostRecovers, Retention: 1_000_000,
+	}
+	w.serveRedis(&s)
+	w.client, err = redtask.NewClient(w.rdb, redtask.ClientOptions{Prefix: w.prefix, MaxData: 12 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.watcher = newWatcher(w)
+	for i := range places {
+		own := s
+		if w.wires != nil {
+			own.Through = map[string]string{w.servers[0].Addr: w.wires[i].addr}
+		}
+		w.places = append(w.places, newPlace(w, i, own))
+	}
+	return w
+}
+
+// serveRedis starts the servers, and connects to them directly and as the load does.
+func (w *world) serveRedis(s *settings) {
+	always := []string{
+		"--appendonly", "yes", "--appendfsync", "always", "--client-output-buffer-limit", "pubsub 0 0 0", "--enable-debug-command", "local",
+	}
+	options := &redis.UniversalOptions{
+		DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second, MaxRetryBackoff: 100 * time.Millisecond,
+	}
+	loadOptions := *options
+	switch w.kind {
+	case single, everysec:
+		if w.kind == everysec {
+			always[3] = "everysec"
+		}
+		server := redistest.StartEnv(w.t, w.fakeClock(), always...)
+		w.servers = []*redistest.Server{server}
+		for range places + 1 {
+			w.wires = append(w.wires, newWire(w.t, server.Addr))
+		}
+		options.Addrs, loadOptions.Addrs = []string{server.Addr}, []string{w.wires[places].addr}
+	case sentinel:
+		options.Addrs, w.servers = redistest.Sentinels(w.t, 3, always...)
+		options.MasterName = redistest.SentinelName
+		loadOptions.Addrs, loadOptions.MasterName = options.Addrs, options.MasterName
+	case cluster:
+		w.servers = redistest.ClusterOf(w.t, 3, 1, always...)
+		for _, server := range w.servers {
+			options.Addrs = append(options.Addrs, server.Addr)
+		}
+		loadOptions.Addrs = options.Addrs
+	}
+	w.direct, w.rdb = redis.NewUniversalClient(options), redis.NewUniversalClient(&loadOptions)
+	w.addrs = options.Addrs
+	s.Addrs, s.Master = options.Addrs, options.MasterName
+}
+
+// clockLibrary is testdata/clock.c, built once.
+var clockLibrary string
+
+func buildClock(dir string) error {
+	clockLibrary = filepath.Join(dir, "clock.so")
+	if out, err := exec.Command("cc", "-O2", "-shared", "-fPIC", "-o", clockLibrary, "testdata/clock.c").CombinedOutput(); err != nil {
+		return fmt.Errorf("build testdata/clock.c, which needs a C compiler as the race detector does: %w: %s", err, out)
+	}
+	return nil
+}
+
+// fakeClock lets the file w.clock say by how many seconds Redis' clock is off.
+func (w *world) fakeClock() []string {
+	w.setClock(0)
+	return []string{"LD_PRELOAD=" + clockLibrary, "CLOCK_FILE=" + w.clock}
+}
+
+func (w *world) setClock(off time.Duration) {
+	if err := os.WriteFile(w.clock, fmt.Appendf(nil, "%d\n", int(off.Seconds())), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// begin starts the workers.
+func (w *world) begin() {
+	for _, p := range w.places {
+		w.serving.Go(p.serve)
+	}
+}
+
+// end shuts the workers down. A lease may outlive its runner for a while: of one that could not be sure that nothing comes for it any
+// more. Others take it over, so the last worker waits for that.
+func (w *world) end() {
+	var closing sync.WaitGroup
+	for _, p := range w.places[1:] {
+		closing.Go(p.close)
+	}
+	closing.Wait()
+	w.insist("takeover of the leases that are left", func(ctx context.Context) error {
+		runners, err := w.client.Runners(ctx)
+		if err == nil && len(runners) != 1 {
+			err = fmt.Errorf("%d runners", len(runners))
+		}
+		return err
+	})
+	w.places[0].close()
+	w.serving.Wait()
+}
+
+// close lets go of what end still needed.
+func (w *world) close() {
+	w.watcher.close()
+	_ = w.rdb.Close()
+	_ = w.direct.Close()
+	for _, wire := range w.wires {
+		wire.close()
+	}
+	_ = w.book.Close()
+}
+
+func (w *world) key(suffix string) string {
+	return w.prefix + ":{" + redtask.DefaultQueue + "}:" + suffix
+}
+
+// problem enters what must not be.
+func (w *world) problem(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.problems = append(w.problems, fmt.Sprintf(format, args...))
+}
+
+// allowExit says that workers may exit with this code.
+func (w *world) allowExit(code int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mayExits[code] = true
+}
+
+func (w *world) mayExit(code int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mayExits[code]
+}
+
+// lostWrites enters that Redis may have lost writes now.
+func (w *world) lostWrites() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.breaks = append(w.breaks, ledger.Now())
+}
+
+func (w *world) intN(n int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rng.IntN(n)
+}
+
+// between draws a duration.
+func (w *world) between(from, to time.Duration) time.Duration {
+	return from + time.Duration(w.intN(int(to-from)))
+}
+
+// wait lets time pass; false when nothing is to be disturbed any more.
+func (w *world) wait(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-w.quiet.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// insist makes a call until it works: what was broken must be mended.
+func (w *world) insist(what string, call func(context.Context) error) {
+	var err error
+	for range 300 {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		err = call(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.problem("%s: %v", what, err)
+}
+
+// pick draws a place whose worker runs.
+func (w *world) pick() *place { return w.places[w.intN(len(w.places))] }
+
+// freeAddr is one that nobody listens on.
+func freeAddr(t *testing.T) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
