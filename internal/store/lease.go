@@ -142,11 +142,15 @@ func (q *Queue) Adopt(ctx context.Context, runner, id, task, data string) (int64
 	return number(reply), err
 }
 
-// ReserveEpoch draws the epoch for a run that is about to take over from another.
+// ReserveEpoch draws the epoch for a run that is about to take over from another. It is a script because a full Redis takes no INCR.
 func (q *Queue) ReserveEpoch(ctx context.Context) (int64, error) {
-	epoch, err := q.rdb.Incr(ctx, q.keys.epoch).Result()
+	reply, err := q.run(ctx, scriptReserve, []string{q.keys.epoch})
 	if err != nil {
-		return 0, fmt.Errorf("draw an epoch in queue %q: %w", q.name, explain(err))
+		return 0, err
+	}
+	epoch := number(reply)
+	if epoch == 0 {
+		return 0, badReply("reserve", reply)
 	}
 	return epoch, nil
 }

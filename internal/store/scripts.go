@@ -25,6 +25,7 @@ var (
 	scriptReload     = load("reload")
 	scriptRemove     = load("remove")
 	scriptRenew      = load("renew")
+	scriptReserve    = load("reserve")
 	scriptRestart    = load("restart")
 	scriptStart      = load("start")
 	scriptStop       = load("stop")
