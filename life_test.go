@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -120,6 +121,28 @@ func TestUnknownNameThatAnotherRunnerHas(t *testing.T) {
 			require.Equal(t, StateEnded, record.State)
 			require.Equal(t, 1, record.Attempt)
 		}
+	})
+}
+
+// A clock of Redis that jumps makes all leases look past: the other runner is there all the same.
+func TestUnknownNameAfterAClockJump(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		old := e.runner(t, NewRegistry(), func(o *RunnerOptions) { o.Locals = []Local{} })
+		newer := NewRegistry()
+		newer.Register("test/new", Func(func(context.Context, any) error { return nil }))
+		client := e.client(t)
+		eventually(t, "registered", func() bool { return e.rdb.ZCard(t.Context(), e.key("runners")).Val() == 1 })
+		id := start(t, client, "test/new", nil)
+		_, err := old.Client().Wait(testContext(t), id)
+		require.NoError(t, err)
+		require.NoError(t, e.rdb.ZAdd(t.Context(), e.key("runners"), redis.Z{Score: 1, Member: "other"}).Err())
+		require.NoError(t, e.rdb.HSet(t.Context(), e.key("runner:other"), "names", "test/new", "batch", 0).Err())
+		require.NoError(t, client.Restart(t.Context(), id))
+		eventually(t, "it waits for the other one", func() bool {
+			return e.rdb.HGet(t.Context(), e.key("task:"+id), "state").Val() == "SCHEDULED"
+		})
+		e.runner(t, newer, func(o *RunnerOptions) { o.Locals = []Local{} })
+		require.Equal(t, StateEnded, wait(t, client, id).State)
 	})
 }
 
