@@ -34,6 +34,9 @@ type item struct {
 func (c *committer) collect() (*store.Batch, []item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.unsure {
+		return nil, nil
+	}
 	batch := &store.Batch{Number: c.number + 1}
 	n, size := 0, 0
 	var emits eventCount
@@ -43,7 +46,9 @@ func (c *committer) collect() (*store.Batch, []item) {
 			i.fields, i.run.report = []string{"progress", i.run.report}, ""
 		}
 		size += i.size()
-		i.addTo(batch)
+		if i.op != opEmit || !i.run.lost.Load() { // else the task is another run's, and so are its events
+			i.addTo(batch)
+		}
 		if i.op == opEmit {
 			emits.add(len(i.text))
 		}

@@ -29,9 +29,11 @@ type committer struct {
 	reconcile bool          // what Redis says we own must be compared with what we run
 	resting   time.Time     // until then neither of the last two is tried again
 	calls     []func(context.Context)
-	closed    bool // nothing is written any more
+	closed    bool  // nothing is written any more
+	number    int64 // of the last batch
+	before    int64 // of the last batch that was made before the present registration
+	unsure    bool  // the lease was lost: until it is known which runs are still ours, none of them says anything
 
-	number int64 // owned by Serve
 }
 
 func newCommitter(e *engine) *committer {
@@ -202,6 +204,24 @@ func (c *committer) returnInbox(ctx context.Context) error {
 		return nil // the next batch claims it
 	}
 	return c.engine.queue.ReturnInbox(ctx, c.engine.runnerID)
+}
+
+// closeBatches returns the number of the last batch that was made: with the next registration Redis takes none of these any more. One
+// that is under way may have been applied before the lease was lost, and events that it has must not come twice.
+func (c *committer) closeBatches() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before = c.number
+	return c.number
+}
+
+// compareFirst lets nothing be said before it is known which runs are still this runner's: the next run of a task may have begun
+// elsewhere, and the events of this one would come between.
+func (c *committer) compareFirst() {
+	c.mu.Lock()
+	c.unsure, c.reconcile = true, true
+	c.mu.Unlock()
+	c.poke()
 }
 
 func (c *committer) mustReconcile() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
@@ -39,6 +40,8 @@ type Run struct {
 	release func()
 
 	report string // progress that waits to be written; guarded by the committer's mu
+
+	lost atomic.Bool // redis says that the task is no longer this run's: its events would come between those of the next one
 
 	telling sync.WaitGroup // the goroutine that tells the task to stop
 
@@ -209,6 +212,12 @@ func (r *Run) tell(cause error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tellLocked(cause)
+}
+
+// lose cancels a run that Redis says is over.
+func (r *Run) lose() {
+	r.lost.Store(true)
+	r.tell(ErrLeaseLost)
 }
 
 func (r *Run) tellLocked(cause error) {

@@ -175,8 +175,10 @@ func (l *lease) register(ctx context.Context) error {
 	if err := e.announce(ctx); err != nil {
 		return err
 	}
+	info := e.info
+	info.Batch = e.committer.closeBatches()
 	sent := time.Now()
-	ok, now, err := e.queue.Register(ctx, &e.info)
+	ok, now, err := e.queue.Register(ctx, &info)
 	if err != nil {
 		return err
 	}
@@ -184,8 +186,8 @@ func (l *lease) register(ctx context.Context) error {
 		return l.finishTakeover(ctx)
 	}
 	e.setClock(now)
+	e.committer.compareFirst()
 	l.set(true, sent)
-	e.committer.mustReconcile()
 	e.committer.lookAgain()
 	e.logger.Info("the runner takes tasks", "concurrency", e.concurrency, "lease", e.options.Lease)
 	call(e.options.hooks.registered, e.queue.Name())

@@ -339,3 +339,66 @@ func TestFinishATakeover(t *testing.T) {
 		require.Equal(t, 1, record.Attempt)
 	})
 }
+
+// A batch whose answers are lost until the lease is gone, and the task elsewhere: what its run said must not come once more, nor what it
+// says after that, between the events of the next run.
+func TestEventsOfALostRun(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var cut atomic.Bool
+		own := e.answered(t, func(next func() error, cmd *redis.Cmd) error {
+			err := next()
+			if cut.Load() && cmd.Args()[2] == keysOfCommit {
+				return loseAnswer(cmd)
+			}
+			return err
+		})
+		b := newBlocker()
+		registered := make(chan string, 10)
+		first := own.runner(t, blockRegistry(b), func(o *RunnerOptions) {
+			fastLease(o)
+			o.Locals = []Local{}
+			o.hooks.registered = func(queue string) { registered <- queue }
+		})
+		receive(t, "registered", registered)
+		client := e.client(t)
+		id := start(t, client, "test/block", nil)
+		lost := receive(t, "run", b.running)
+		events := e.rdb.Subscribe(t.Context(), e.key("events:"+id))
+		t.Cleanup(func() { _ = events.Close() })
+		_, err := events.Receive(t.Context())
+		require.NoError(t, err)
+
+		require.NoError(t, lost.Checkpoint(testContext(t), 1), "what it said so far is answered")
+		cut.Store(true)
+		require.NoError(t, lost.Emit("once", nil))
+		eventually(t, "it is out, and its answer lost", func() bool {
+			message, err := events.ReceiveMessage(testContext(t))
+			require.NoError(t, err)
+			return strings.Contains(message.Payload, `"once"`)
+		})
+		e.rdb.ZAdd(t.Context(), e.key("runners"), redis.Z{Score: 0, Member: first.ID()}) // as a monitor does that takes over
+		require.ErrorIs(t, receive(t, "cause", b.causes), ErrLeaseLost)
+		receive(t, "registered again, when it had finished the takeover", registered)
+		_ = lost.Emit("late", nil)
+		cut.Store(false)
+
+		next := receive(t, "next run", b.running)
+		require.Equal(t, id, next.ID())
+		require.NoError(t, client.Stop(t.Context(), id))
+		last := lost.Epoch()
+		for {
+			message, err := events.ReceiveMessage(testContext(t))
+			require.NoError(t, err)
+			require.NotContains(t, message.Payload, `"once"`)
+			require.NotContains(t, message.Payload, `"late"`)
+			var event Event
+			require.NoError(t, json.Unmarshal([]byte(message.Payload), &event))
+			require.Greater(t, event.Epoch, lost.Epoch(), message.Payload)
+			require.GreaterOrEqual(t, event.Epoch, last)
+			last = event.Epoch
+			if event.final() {
+				return
+			}
+		}
+	})
+}

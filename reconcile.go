@@ -16,7 +16,7 @@ func (c *committer) compare(ctx context.Context) error {
 	for _, r := range c.engine.snapshot() {
 		if !owned[r.member] {
 			r.Logger().Warn("redis says that this task is no longer this runner's: its run is cancelled")
-			r.tell(ErrLeaseLost)
+			r.lose()
 		}
 		delete(owned, r.member)
 	}
@@ -25,6 +25,9 @@ func (c *committer) compare(ctx context.Context) error {
 			return err
 		}
 	}
+	c.mu.Lock()
+	c.unsure = false
+	c.mu.Unlock()
 	call(c.engine.options.hooks.reconciled, c.engine.queue.Name())
 	return nil
 }

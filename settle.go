@@ -21,7 +21,7 @@ func (c *committer) settle(ctx context.Context, items []item, batch *store.Batch
 		}
 		c.engine.lease.lost()
 	case store.Replayed:
-		c.settleReplayed(ctx, items)
+		c.settleReplayed(ctx, items, batch)
 	case store.Applied:
 		code := 0
 		for i := range items {
@@ -35,17 +35,21 @@ func (c *committer) settle(ctx context.Context, items []item, batch *store.Batch
 }
 
 // settleReplayed: the batch is applied, but its codes and claims were in the lost reply. Claims are found by comparing; a write, which
-// someone may wait for, is simply written again.
-func (c *committer) settleReplayed(ctx context.Context, items []item) {
+// someone may wait for, is simply written again. A batch from before the registration may not be applied at all: its ends are said again,
+// and taken if the run still owns its task.
+func (c *committer) settleReplayed(ctx context.Context, items []item, batch *store.Batch) {
+	c.mu.Lock()
+	certain := batch.Number > c.before
+	c.mu.Unlock()
 	c.mustReconcile()
 	c.lookAgain()
 	var again []item
 	for i := range items {
-		switch items[i].op {
-		case opWrite, opProgress, opKeep:
+		switch op := items[i].op; {
+		case op == opWrite, op == opProgress, op == opKeep, op == opLeave && !certain:
 			items[i].sent = true
 			again = append(again, items[i])
-		case opSwap:
+		case op == opSwap:
 			c.settleItem(&items[i], c.askSwapped(ctx, items[i].next))
 		default:
 			c.settleItem(&items[i], "ok")
@@ -91,7 +95,7 @@ func (c *committer) settleItem(i *item, code string) {
 			i.run.Logger().Warn("could not write the task's record", "reason", strings.TrimPrefix(code, "broken:"))
 		}
 		if code == "lost" {
-			i.run.tell(ErrLeaseLost)
+			i.run.lose()
 		}
 	}
 	if i.settled != nil {

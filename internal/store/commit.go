@@ -11,7 +11,7 @@ import (
 const MaxBatch = 64
 
 // Batch is what a runner has to say to Redis in one round trip. Items keep their order. The zero Number is not valid: batches are
-// numbered from 1 after each Register, and one sent again under its number is applied once.
+// numbered upwards from RunnerInfo.Batch + 1, and one sent again under its number is applied once.
 type Batch struct {
 	Number  int64
 	Claim   int

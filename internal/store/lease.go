@@ -18,11 +18,12 @@ type RunnerInfo struct {
 	StartedAt int64    // Unix ms
 	Lease     time.Duration
 	Silence   time.Duration // after that long without a renewal it has cancelled its tasks
+	Batch     int64         // number of the last batch that it made: if that still arrives, it must not be applied
 }
 
 // Register gives a runner its lease; false while another still takes over what it had.
 func (q *Queue) Register(ctx context.Context, r *RunnerInfo) (ok bool, now int64, err error) {
-	reply, err := q.run(ctx, scriptRegister, []string{q.keys.runners, q.keys.runner(r.ID)}, r.ID, r.Lease.Milliseconds(),
+	reply, err := q.run(ctx, scriptRegister, []string{q.keys.runners, q.keys.runner(r.ID)}, r.ID, r.Lease.Milliseconds(), r.Batch,
 		"host", r.Host, "pid", r.PID, "version", r.Version, "names", strings.Join(r.Names, " "),
 		"started_at", r.StartedAt, "lease_ms", r.Lease.Milliseconds(), "silence_ms", r.Silence.Milliseconds())
 	if err != nil {
