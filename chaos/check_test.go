@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -104,7 +105,7 @@ func (c *check) ends(s *started) {
 		c.excused++
 	case record == nil:
 		c.lost++
-		c.problem("LOST: task %s (%s) was started and has no record", s.id, s.wish.task)
+		c.problem("LOST: task %s (%s) was started%s and has no record", s.id, s.wish.task, c.world.sinceBreak(s.at))
 	case !record.State.Final() && !(s.raw && s.at == 0):
 		c.lost++
 		c.problem("LOST: task %s (%s) is %s", s.id, s.wish.task, record.State)
@@ -339,13 +340,16 @@ func (c *check) disconnected(ctx context.Context) error {
 
 // keys lists what is in Redis.
 func (c *check) keys() []string {
+	var mu sync.Mutex
 	found := map[string]bool{}
 	c.world.insist("list keys", func(ctx context.Context) error {
 		clear(found)
 		return c.world.eachServer(ctx, func(ctx context.Context, server *redis.Client) error {
 			iterator := server.Scan(ctx, 0, "*", 1000).Iterator()
 			for iterator.Next(ctx) {
+				mu.Lock() // the masters of a cluster are asked side by side
 				found[iterator.Val()] = true
+				mu.Unlock()
 			}
 			return iterator.Err()
 		})

@@ -132,7 +132,8 @@ func (p *place) await(r *process) {
 	}
 	p.world.book.Add(ledger.Line{Kind: ledger.Down, PID: r.cmd.Process.Pid, N: int64(r.code)})
 	p.mu.Lock()
-	fine := r.code == -1 && r.killed || r.code == 0 && r.told || p.world.mayExit(r.code)
+	// One that has just begun does not catch SIGTERM yet.
+	fine := r.code == -1 && (r.killed || r.told) || r.code == 0 && r.told || p.world.mayExit(r.code)
 	close(r.ended)
 	p.mu.Unlock()
 	if !fine {

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/json"
+	"fmt"
 
 	"github.com/redis/go-redis/v9"
 
@@ -46,4 +47,18 @@ func (w *world) excused(at int64) bool {
 		}
 	}
 	return false
+}
+
+// sinceBreak says when something was, in terms of the last time before it, and the first after it, that Redis broke.
+func (w *world) sinceBreak(at int64) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text := ""
+	for _, b := range w.breaks {
+		text += fmt.Sprintf(" %+.2f s", float64(at-b)/1e9)
+	}
+	if text != "" {
+		text += " from when Redis broke"
+	}
+	return text
 }

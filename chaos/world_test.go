@@ -75,6 +75,9 @@ func newWorld(t *testing.T, k kind, seed uint64) *world {
 	dir := t.TempDir()
 	if *keep != "" {
 		dir = filepath.Join(*keep, strings.ReplaceAll(t.Name(), "/", "-"))
+		if err := os.RemoveAll(dir); err != nil { // a ledger of an earlier run would be read as of this one
+			t.Fatal(err)
+		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -173,13 +176,14 @@ func (w *world) begin() {
 	}
 }
 
-// end shuts the workers down. A lease may outlive its runner for a while: of one that could not be sure that nothing comes for it any
-// more. Others take it over, so the last worker waits for that.
+// end shuts the workers down. A lease may outlive its runner for a while: that of one that could not be sure that nothing comes for it
+// any more. Others take it over: here a new worker, which waits for that.
 func (w *world) end() {
 	var closing sync.WaitGroup
 	for _, p := range w.places[1:] {
 		closing.Go(p.close)
 	}
+	w.places[0].shutdown()
 	closing.Wait()
 	w.insist("takeover of the leases that are left", func(ctx context.Context) error {
 		runners, err := w.client.Runners(ctx)
