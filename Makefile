@@ -22,15 +22,29 @@ redis: ## run the tests with the race detector; a missing redis-server is a fail
 
 lint: ## vet, staticcheck and more, as .golangci.yml says
 	go run $(LINTER) run
+	cd chaos && go run $(LINTER) run
+
+DURATION ?= 3m
+SEED ?= 1
+FAULTS ?=
+
+chaos: ## break workers, Redis and the wire for DURATION=3m with SEED=1 (0: a fresh one), or only FAULTS=kill-one,freeze; TABLE=FILE publishes
+	@cd chaos && go test -count=1 -v -timeout 0 -run 'TestChaos|TestWorkerClock' . \
+		-duration $(DURATION) -seed $(SEED) -faults "$(FAULTS)" -table "$(if $(TABLE),$(abspath $(TABLE)))"
+
+soak: ## watch what an idle, a busy and a saturated world use, for DURATION=10m
+	@cd chaos && go test -count=1 -v -timeout 0 -run TestSoak . -soak $(DURATION)
 
 check: format tidy lint redis ## all that must hold before a commit: format, tidy, lint, race on miniredis and on real Redis
 	go build ./...
+	cd chaos && go vet ./... && go test -race ./model/...
 
 format:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; echo "run gofmt -w ."; exit 1; }
 
 tidy: ## check that go.mod and go.sum are as go mod tidy makes them
 	go mod tidy -diff
+	cd chaos && go mod tidy -diff
 
 cover: ## measure what the tests cover
 	go test -coverprofile=cover.out -coverpkg=./... ./...
@@ -44,4 +58,4 @@ fuzz: ## fuzz each decoder for a while
 bench: ## measure tasks started and drained, and what they cost Redis
 	go test -run '^$$' -bench . -benchtime 20000x .
 
-.PHONY: help demo test race redis lint check format tidy cover fuzz bench
+.PHONY: help demo test race redis lint check format tidy cover fuzz bench chaos soak

@@ -41,7 +41,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err := errors.Join(buildWorker(dir), buildClock(dir)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -204,7 +204,7 @@ func live(t *testing.T, e *episode) *verdict {
 	c := examine(w, l, f)
 	c.injected = int(injected.Load())
 	w.end()
-	c.finish(l)
+	c.finish()
 	for _, problem := range c.problems[:min(len(c.problems), 25)] {
 		t.Error(problem)
 	}
@@ -215,7 +215,7 @@ func live(t *testing.T, e *episode) *verdict {
 }
 
 // finish looks at what is left when the workers have ended.
-func (c *check) finish(l *load) {
+func (c *check) finish() {
 	c.history = newHistory(c.world.lines())
 	c.leftovers()
 	c.emptied()

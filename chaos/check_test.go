@@ -106,7 +106,7 @@ func (c *check) ends(s *started) {
 	case record == nil:
 		c.lost++
 		c.problem("LOST: task %s (%s) was started%s and has no record", s.id, s.wish.task, c.world.sinceBreak(s.at))
-	case !record.State.Final() && !(s.raw && s.at == 0):
+	case !record.State.Final() && (!s.raw || s.at != 0):
 		c.lost++
 		c.problem("LOST: task %s (%s) is %s", s.id, s.wish.task, record.State)
 	case !record.State.Final():

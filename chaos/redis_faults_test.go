@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -106,9 +107,9 @@ func redisFaults() []fault {
 // readOnly makes Redis what a master is after a failover that it did not see: a replica that refuses writes.
 func readOnly(w *world) {
 	host, port, _ := net.SplitHostPort(freeAddr(w.t))
-	w.each("REPLICAOF", func(ctx context.Context, c *redis.Client) error { return c.SlaveOf(ctx, host, port).Err() })
+	w.each("REPLICAOF", func(ctx context.Context, c *redis.Client) error { return c.ReplicaOf(ctx, host, port).Err() })
 	w.wait(w.between(300*time.Millisecond, lease+time.Second))
-	w.each("REPLICAOF NO ONE", func(ctx context.Context, c *redis.Client) error { return c.SlaveOf(ctx, "NO", "ONE").Err() })
+	w.each("REPLICAOF NO ONE", func(ctx context.Context, c *redis.Client) error { return c.ReplicaOf(ctx, "NO", "ONE").Err() })
 	w.wait(w.between(500*time.Millisecond, time.Second))
 }
 
@@ -278,7 +279,7 @@ func (w *world) slotOwner() string {
 	best := ""
 	for _, server := range w.servers {
 		_ = w.at(server.Addr, func(c *redis.Client) error {
-			slots, err := c.ClusterSlots(context.Background()).Result()
+			shards, err := c.ClusterShards(context.Background()).Result()
 			if err != nil {
 				return err
 			}
@@ -286,10 +287,8 @@ func (w *world) slotOwner() string {
 			if err != nil {
 				return err
 			}
-			for _, s := range slots {
-				if int64(s.Start) <= slot && slot <= int64(s.End) && len(s.Nodes) > 0 {
-					votes[s.Nodes[0].Addr]++
-				}
+			if owner := owner(shards, slot); owner != "" {
+				votes[owner]++
 			}
 			return nil
 		})
@@ -303,6 +302,21 @@ func (w *world) slotOwner() string {
 		return ""
 	}
 	return best
+}
+
+// owner is the master that has a slot, as one node sees the cluster.
+func owner(shards []redis.ClusterShard, slot int64) string {
+	for _, shard := range shards {
+		if !slices.ContainsFunc(shard.Slots, func(r redis.SlotRange) bool { return r.Start <= slot && slot <= r.End }) {
+			continue
+		}
+		for _, node := range shard.Nodes {
+			if node.Role == "master" && node.Health == "online" {
+				return net.JoinHostPort(node.IP, strconv.FormatInt(node.Port, 10))
+			}
+		}
+	}
+	return ""
 }
 
 // moveSlot moves the queue's slot as redis-cli does it for operators: while scripts run.

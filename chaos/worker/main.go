@@ -74,7 +74,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, err)
 		return exitConfig
 	}
-	defer book.Close()
+	defer func() { _ = book.Close() }()
 	book.Add(ledger.Line{Kind: ledger.Up, Heap: heap(), Goroutines: runtime.NumGoroutine()})
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)

@@ -222,7 +222,7 @@ func (t *deaf) Start(ctx context.Context) error {
 	})
 }
 
-// panics panics where it is told to.
+// panics does so where it is told to.
 type panics struct{ base }
 
 func (t *panics) at(where string) {
