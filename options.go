@@ -97,6 +97,8 @@ type hooks struct {
 	reconciled func(queue string)
 	idle       func(queue string) // about to wait in Redis, whatever a claim says meanwhile
 	listening  func(queue string)
+
+	memoryChecked func(queue string)
 }
 
 func call(hook func(string), queue string) {

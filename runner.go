@@ -154,6 +154,7 @@ func (r *Runner) Start(ctx context.Context) error {
 	for _, e := range r.engines {
 		r.startEngine(e, values, parts, last)
 	}
+	r.services.Go(func() { r.checkMemory(parts) })
 	return nil
 }
 
