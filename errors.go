@@ -36,6 +36,7 @@ var (
 	ErrRunning   = store.ErrRunning   // the task runs: stop it first; the error is a *ConflictError
 	ErrWrongType = store.ErrWrongType // a key of ours holds another Redis type
 	ErrFull      = store.ErrFull      // Redis refuses writes for want of memory
+	ErrDenied    = store.ErrDenied    // the Redis user lacks a right, or its name or password is wrong
 	ErrProtocol  = store.ErrProtocol  // Redis holds another version of the protocol
 	ErrInvalid   = errors.New("redtask: invalid input")
 )

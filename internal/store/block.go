@@ -34,7 +34,7 @@ func (q *Queue) NewBlocker(ctx context.Context, runner string) (*Blocker, error)
 	client := redis.NewClient(options)
 	b := &Blocker{client: client, conn: client.Conn(), wait: q.keys.wait, inbox: q.keys.inbox(runner)}
 	if err := b.conn.Ping(ctx).Err(); err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to wait for tasks: %w", err), b.Close())
+		return nil, errors.Join(fmt.Errorf("connect to wait for tasks: %w", explain(err)), b.Close())
 	}
 	// Without an ID (miniredis, an ACL that forbids it) Interrupt cuts the connection instead.
 	b.clientID, _ = b.conn.ClientID(ctx).Result()
@@ -68,7 +68,7 @@ func (q *Queue) nodeOptions(ctx context.Context) (*redis.Options, error) {
 	case *redis.ClusterClient:
 		node, err := client.MasterForKey(ctx, q.keys.wait)
 		if err != nil {
-			return nil, fmt.Errorf("find the node of queue %q: %w", q.name, err)
+			return nil, fmt.Errorf("find the node of queue %q: %w", q.name, explain(err))
 		}
 		options := *node.Options()
 		return &options, nil

@@ -32,17 +32,22 @@ func (q *Queue) GetMany(ctx context.Context, ids []string) ([]map[string]string,
 		}
 		return nil
 	})
+	if err != nil && !wrongType(err) {
+		return nil, fmt.Errorf("read tasks: %w", explain(err)) // also where no command has an error of its own: nobody could log in, say
+	}
 	hashes := make([]map[string]string, len(ids))
 	for i, cmd := range found {
-		switch {
-		case cmd.Err() == nil && len(cmd.Val()) > 0:
+		switch err := cmd.Err(); {
+		case err == nil && len(cmd.Val()) > 0:
 			hashes[i] = cmd.Val()
-		case cmd.Err() != nil && !strings.Contains(cmd.Err().Error(), "WRONGTYPE"):
-			return nil, fmt.Errorf("read tasks: %w", err)
+		case err != nil && !wrongType(err):
+			return nil, fmt.Errorf("read tasks: %w", explain(err))
 		}
 	}
 	return hashes, nil
 }
+
+func wrongType(err error) bool { return strings.Contains(err.Error(), "WRONGTYPE") }
 
 // Page lists IDs of one index: `wait`, `scheduled`, `running`, `kept` or a final state. The cursor "" begins; a next of "" ends.
 func (q *Queue) Page(ctx context.Context, index, cursor string, limit int) (ids []string, next string, err error) {

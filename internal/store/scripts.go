@@ -66,8 +66,19 @@ func explain(err error) error {
 		return fmt.Errorf("%w: %w; find the key with TYPE and delete or rename it", ErrWrongType, err)
 	case strings.HasPrefix(text, "OOM "), strings.Contains(text, "OOM command not allowed"):
 		return fmt.Errorf("%w: %w; raise maxmemory, or remove final tasks", ErrFull, err)
+	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "NOAUTH"):
+		return fmt.Errorf("%w: %w; check user name and password in the options of the redis client", ErrDenied, err)
+	case forbidden(text):
+		return fmt.Errorf("%w: %w; ACL LOG on the server names the command, key or channel",
+			ErrDenied, err)
 	}
 	return err
+}
+
+// forbidden reports whether an ACL refused a call, or one within a script, for which each version of Redis has words of its own.
+func forbidden(text string) bool {
+	return strings.Contains(text, "NOPERM") || strings.Contains(text, "The user executing the script can't") ||
+		strings.Contains(text, "ACL failure in script")
 }
 
 // Answered reports whether an error is Redis' own answer. After any other, whether the call took effect is unknown.

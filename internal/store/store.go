@@ -20,6 +20,7 @@ var (
 	ErrExists    = errors.New("its ID is in use; choose another one")
 	ErrWrongType = errors.New("a key holds the wrong type")
 	ErrFull      = errors.New("redis is out of memory")
+	ErrDenied    = errors.New("redis denies it to this user")
 	ErrProtocol  = errors.New("other protocol version in redis")
 )
 

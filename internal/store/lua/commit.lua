@@ -46,8 +46,8 @@ local function fault(key, reply)
   faults[#faults + 1] = key .. ': ' .. reply.err
 end
 
--- A call on a key of the queue that may hold anything. Once the first event is out nothing here may raise an error: the batch would be
--- sent again, and its events with it.
+-- A call on a key of the queue that may hold anything. Once the first event is out nothing here may raise an error, but for a right that
+-- is lacking: the batch would be sent again, and its events with it.
 local function on(key, command, ...)
   local reply = try(command, key, ...)
   if failed(reply) then

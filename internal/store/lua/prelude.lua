@@ -1,7 +1,20 @@
 -- Shared by every script: it is put in front of each. Redis' clock, JSON strings, and the one form of an event.
 
--- A call whose error is a value: {err = message}. Scripts have no rollback, so one bad key must not end a batch.
-local try = redis.pcall
+-- What an ACL refuses a script, in the words of the versions of Redis.
+local function denied(message)
+  return string.find(message, 'user executing the script', 1, true) or string.find(message, 'ACL failure in script', 1, true) or
+    string.find(message, 'NOPERM', 1, true)
+end
+
+-- A call whose error is a value: {err = message}. Scripts have no rollback, so one bad key must not end a batch. A right that the caller
+-- lacks does end it, by the same error raised: a count, or a pending stop, that it may not read must not pass for absent.
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err and denied(reply.err) then
+    return redis.call(...)
+  end
+  return reply
+end
 
 local function failed(reply)
   return type(reply) == 'table' and reply.err ~= nil
