@@ -69,7 +69,7 @@ func explain(err error) error {
 	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "NOAUTH"):
 		return fmt.Errorf("%w: %w; check user name and password in the options of the redis client", ErrDenied, err)
 	case forbidden(text):
-		return fmt.Errorf("%w: %w; ACL LOG on the server names the command, key or channel",
+		return fmt.Errorf("%w: %w; ACL LOG on the server names the command, key or channel, docs/operations.md lists the rights that are needed",
 			ErrDenied, err)
 	}
 	return err
