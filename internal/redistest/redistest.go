@@ -3,6 +3,7 @@ package redistest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ import (
 // Server is one redis-server process.
 type Server struct {
 	Addr string
+	tls  *tls.Config // of those who ask it; nil without TLS
 	dir  string
 	env  []string
 	args []string
@@ -44,13 +46,24 @@ func Binary(t testing.TB) string {
 // Start starts a server that ends with the test; args are further options of redis-server.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return StartEnv(t, nil, args...)
+	return startFor(t, nil, nil, args)
 }
 
 // StartEnv is [Start] with further variables in the server's environment.
 func StartEnv(t testing.TB, env []string, args ...string) *Server {
 	t.Helper()
-	s, err := start(Binary(t), t.TempDir(), env, args)
+	return startFor(t, env, nil, args)
+}
+
+// StartTLS starts a server that answers over TLS only, to clients of this configuration; args name its certificate.
+func StartTLS(t testing.TB, config *tls.Config, args ...string) *Server {
+	t.Helper()
+	return startFor(t, nil, config, args)
+}
+
+func startFor(t testing.TB, env []string, config *tls.Config, args []string) *Server {
+	t.Helper()
+	s, err := start(Binary(t), t.TempDir(), env, config, args)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +96,7 @@ func share() (*Server, func()) {
 	if err != nil {
 		panic(err)
 	}
-	s, err := start(binary, dir, nil, nil)
+	s, err := start(binary, dir, nil, nil, nil)
 	if err != nil {
 		panic(err)
 	}
@@ -93,16 +106,20 @@ func share() (*Server, func()) {
 	}
 }
 
-func start(binary, dir string, env, args []string) (*Server, error) {
+func start(binary, dir string, env []string, config *tls.Config, args []string) (*Server, error) {
+	ports := []string{"--port"}
+	if config != nil {
+		ports = []string{"--port", "0", "--tls-port"}
+	}
 	var last error
 	for range 5 { // another process may take the port between our look and the server's bind
 		port, err := freePort()
 		if err != nil {
 			return nil, err
 		}
-		s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, env: env, args: append([]string{
-			binary, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
-		}, args...)}
+		s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(port), tls: config, dir: dir, env: env, args: slices.Concat([]string{binary}, ports, []string{
+			strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
+		}, args)}
 		if last = s.launch(); last == nil {
 			return s, nil
 		}
@@ -147,7 +164,7 @@ func (s *Server) launch() error {
 }
 
 func (s *Server) awaitReady() error {
-	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	client := redis.NewClient(&redis.Options{Addr: s.Addr, TLSConfig: s.tls, MaxRetries: -1})
 	defer client.Close()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -207,7 +224,7 @@ func (s *Server) signal(t testing.TB, signal os.Signal) {
 
 // Client connects to the server until the test ends.
 func (s *Server) Client(t testing.TB) *redis.Client {
-	client := redis.NewClient(&redis.Options{Addr: s.Addr})
+	client := redis.NewClient(&redis.Options{Addr: s.Addr, TLSConfig: s.tls})
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
