@@ -149,3 +149,20 @@ func TestRunnerWithoutOptionalRights(t *testing.T) {
 	require.NoError(t, shutdown(t, runner))
 	require.False(t, admin.log.has("level=WARN"), admin.log)
 }
+
+// The connection is made and the call refused, again and again: that is one line in the log, and no loop without a pause.
+func TestWaitingThatIsRefused(t *testing.T) {
+	t.Parallel()
+	admin := withUsers(t)
+	admin.do(t, "ACL", "SETUSER", "worker", "-blmove")
+	idle := make(chan string, 1000)
+	v := newVersions()
+	admin.as(t, "worker").runner(t, tasksOf(v, newBlocker()), func(o *RunnerOptions) {
+		o.hooks.idle = func(queue string) { idle <- queue }
+	})
+	for range 4 {
+		receive(t, "it tries to wait", idle)
+	}
+	require.Equal(t, 1, strings.Count(admin.log.String(), "cannot wait for tasks"), admin.log)
+	control(t, admin.as(t, "producer").client(t), v) // with a short delay, but all the same
+}

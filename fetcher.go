@@ -44,8 +44,10 @@ func (f *fetcher) Serve(ctx context.Context) {
 	for attempt := 0; ; attempt++ {
 		blocker, err := f.engine.queue.NewBlocker(ctx, f.engine.runnerID)
 		if err == nil {
-			attempt = 0
-			err = f.serve(ctx, blocker)
+			var answered bool
+			if answered, err = f.serve(ctx, blocker); answered {
+				attempt = 0 // not before: a server may take the connection and refuse the call
+			}
 			_ = blocker.Close() // what failed was said already
 		}
 		if ctx.Err() != nil {
@@ -61,11 +63,12 @@ func (f *fetcher) Serve(ctx context.Context) {
 	}
 }
 
-func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
+// serve waits again and again until a call fails, and reports whether one before was answered.
+func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) (answered bool, err error) {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return answered, nil
 		case <-f.idle:
 		}
 		if f.engine.free.Load() <= 0 || !f.engine.mayClaim() { // an ID taken now would wait for a slot, or for the lease, here
@@ -76,8 +79,9 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) error {
 		call(f.engine.options.hooks.idle, f.engine.queue.Name())
 		found, err := f.wait(ctx, blocker)
 		if err != nil {
-			return err
+			return answered, err
 		}
+		answered = true
 		if found {
 			f.engine.committer.woken()
 		} else {
