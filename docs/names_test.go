@@ -229,6 +229,35 @@ func TestProtocolIsComplete(t *testing.T) {
 	}
 }
 
+// TestLogLinesAreExplained holds the list in docs/operations.md against the code: each warning and error that a runner logs is in it, and
+// each line of the list is logged.
+func TestLogLinesAreExplained(t *testing.T) {
+	t.Parallel()
+	operations := read(t, "docs/operations.md")
+	code := ""
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "builtin/*.go"} {
+		paths, err := filepath.Glob(filepath.Join(root, pattern))
+		require.NoError(t, err)
+		for _, path := range paths {
+			if !strings.HasSuffix(path, "_test.go") {
+				code += read(t, strings.TrimPrefix(path, root+"/"))
+			}
+		}
+	}
+	logged := matches(code, `[lL]ogger(?:\(\))?\.(?:Warn|Error)(?:Context)?\((?:ctx, )?"([^"]+)"[^+]`)
+	require.Greater(t, len(logged), 20)
+	for _, line := range logged {
+		require.Regexp(t, "`"+regexp.QuoteMeta(line)+"`", operations, "docs/operations.md does not explain: %s", line)
+	}
+	_, section, _ := strings.Cut(operations, "| line | do |")
+	section, _, _ = strings.Cut(section, "\n\n")
+	for _, row := range strings.Split(strings.TrimSpace(section), "\n")[1:] {
+		for _, found := range inline.FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+			require.Regexp(t, regexp.QuoteMeta(found[1]), code, "docs/operations.md explains a line that nobody logs: %s", found[1])
+		}
+	}
+}
+
 func setOf(text, pattern string) map[string]bool {
 	set := map[string]bool{}
 	for _, match := range matches(text, pattern) {
