@@ -1,4 +1,4 @@
-// Package docs_test keeps README.md and docs/*.md true: their Go code compiles, and what they name exists.
+// Package docs_test keeps README.md, SECURITY.md and docs/*.md true: their Go code compiles, and what they name exists.
 //
 // A block of Go code is one of three things. One that begins with `package` is a whole program, in a package of its own. All other blocks
 // of a document share a package and its imports are found by themselves: one that holds declarations only is a file of it; any other is the
@@ -54,13 +54,13 @@ type document struct {
 	prose  string // without the blocks
 }
 
-// documents reads README.md and docs/*.md.
+// documents reads README.md, SECURITY.md and docs/*.md.
 func documents(t *testing.T) []document {
 	t.Helper()
 	paths, err := filepath.Glob("*.md")
 	require.NoError(t, err)
 	require.NotEmpty(t, paths)
-	found := []document{readDocument(t, "README.md")}
+	found := []document{readDocument(t, "README.md"), readDocument(t, "SECURITY.md")}
 	for _, path := range paths {
 		found = append(found, readDocument(t, "docs/"+path))
 	}
