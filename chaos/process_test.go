@@ -175,6 +175,16 @@ func (p *place) signal(s syscall.Signal) *process {
 	return r
 }
 
+// pid is the present process'; 0 if there is none.
+func (p *place) pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current == nil {
+		return 0
+	}
+	return p.current.cmd.Process.Pid
+}
+
 // kill ends the process as kill -9 does, and waits for that.
 func (p *place) kill() {
 	if r := p.signal(syscall.SIGKILL); r != nil {

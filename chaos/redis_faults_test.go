@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -224,6 +225,30 @@ func sentinelFailover(w *world) {
 		return err
 	})
 	w.wait(w.between(2*time.Second, 4*time.Second))
+}
+
+// watchFailovers enters failovers that the sentinels decide on by themselves: these too lose what was not replicated.
+func (w *world) watchFailovers() {
+	if w.kind != sentinel {
+		return
+	}
+	client := redis.NewSentinelClient(&redis.Options{Addr: w.addrs[0]})
+	sub := client.Subscribe(context.Background(), "+switch-master", "+failover-end")
+	if _, err := sub.Receive(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		for message := range sub.Channel() {
+			w.t.Log(message.Channel, message.Payload)
+			w.lostWrites()
+		}
+	})
+	w.t.Cleanup(func() {
+		_ = sub.Close()
+		_ = client.Close()
+		listening.Wait()
+	})
 }
 
 func (w *world) sentinelMaster() string {

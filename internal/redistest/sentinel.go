@@ -21,13 +21,13 @@ const SentinelName = "main"
 // Sentinel starts a master, a replica and a sentinel that watches both, and returns the sentinel's address and the master.
 func Sentinel(t testing.TB) (addr string, master *Server) {
 	t.Helper()
-	addrs, servers := Sentinels(t, 1)
+	addrs, servers := Sentinels(t, 1, 500*time.Millisecond)
 	return addrs[0], servers[0]
 }
 
 // Sentinels starts a master, a replica and sentinels that watch both, the majority of which decides. It returns the addresses of the
-// sentinels, and the master before the replica. args are further options of both.
-func Sentinels(t testing.TB, number int, args ...string) (addrs []string, servers []*Server) {
+// sentinels, and the master before the replica. A master that says nothing for so long is down. args are further options of both.
+func Sentinels(t testing.TB, number int, downAfter time.Duration, args ...string) (addrs []string, servers []*Server) {
 	t.Helper()
 	args = slices.Concat(promptSync, args)
 	master := Start(t, args...)
@@ -37,7 +37,7 @@ func Sentinels(t testing.TB, number int, args ...string) (addrs []string, server
 		return c.Info(ctx, "replication").Val()
 	}, "master_link_status:up")
 	for range number {
-		addrs = append(addrs, sentinel(t, host, port, number/2+1))
+		addrs = append(addrs, sentinel(t, host, port, number/2+1, downAfter))
 	}
 	for _, addr := range addrs {
 		for _, wanted := range []string{"slaves=1", fmt.Sprintf("sentinels=%d", number)} {
@@ -47,11 +47,11 @@ func Sentinels(t testing.TB, number int, args ...string) (addrs []string, server
 	return addrs, []*Server{master, replica}
 }
 
-func sentinel(t testing.TB, host, port string, quorum int) string {
+func sentinel(t testing.TB, host, port string, quorum int, downAfter time.Duration) string {
 	t.Helper()
 	conf := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := fmt.Sprintf("sentinel monitor %[1]s %[2]s %[3]s %[4]d\nsentinel down-after-milliseconds %[1]s 500\nsentinel failover-timeout %[1]s 5000\n",
-		SentinelName, host, port, quorum)
+	text := fmt.Sprintf("sentinel monitor %[1]s %[2]s %[3]s %[4]d\nsentinel down-after-milliseconds %[1]s %[5]d\nsentinel failover-timeout %[1]s 5000\n",
+		SentinelName, host, port, quorum, downAfter.Milliseconds())
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func digests() map[string]string {
 	names := map[string]string{}
 	for _, s := range []script{
 		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptLeases, scriptPromote, scriptRegister, scriptReload, scriptRemove, scriptRenew,
-		scriptRestart, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
+		scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
 	} {
 		names[s.Hash()] = s.name
 	}

@@ -30,6 +30,7 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 		_, err := e.queue.Adopt(ctx, "r", "local", "redtask/monitor", "null")
 		return err
 	},
+	"reserve":        func(ctx context.Context, e *env) error { _, err := e.queue.ReserveEpoch(ctx); return err },
 	"leases":         func(ctx context.Context, e *env) error { _, _, err := e.queue.Leases(ctx); return err },
 	"promote":        func(ctx context.Context, e *env) error { _, _, err := e.queue.Promote(ctx, 10); return err },
 	"counts":         func(ctx context.Context, e *env) error { _, err := e.queue.Counts(ctx); return err },
@@ -78,6 +79,7 @@ var touched = map[string]string{
 	"renew":           "runners runner:r running:r control:r scheduled",
 	"unregister":      "runners runner:idle running:idle inbox:idle control:idle wait",
 	"adopt":           "running:r runner:r epoch",
+	"reserve":         "epoch",
 	"leases":          "runners scheduled",
 	"promote":         "scheduled wait",
 	"counts":          "wait scheduled runners counters running:r final:ENDED final:kept",
