@@ -32,6 +32,9 @@ chaos: ## break workers, Redis and the wire for DURATION=3m with SEED=1 (0: a fr
 	@cd chaos && go test -count=1 -v -timeout 0 -run 'TestChaos|TestWorkerClock' . \
 		-duration $(DURATION) -seed $(SEED) -faults "$(FAULTS)" -table "$(if $(TABLE),$(abspath $(TABLE)))"
 
+break: ## break each guarantee in the code on purpose, and see chaos complain
+	@cd chaos && go test -count=1 -v -timeout 0 -run TestBreak . -break -worlds 6
+
 soak: ## watch what an idle, a busy and a saturated world use, for DURATION=10m
 	@cd chaos && go test -count=1 -v -timeout 0 -run TestSoak . -soak $(DURATION)
 
@@ -58,4 +61,4 @@ fuzz: ## fuzz each decoder for a while
 bench: ## measure tasks started and drained, and what they cost Redis
 	go test -run '^$$' -bench . -benchtime 20000x .
 
-.PHONY: help demo test race redis lint check format tidy cover fuzz bench chaos soak
+.PHONY: help demo test race redis lint check format tidy cover fuzz bench chaos break soak

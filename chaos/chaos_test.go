@@ -29,6 +29,7 @@ var (
 	atOnce      = flag.Int("worlds", 4, "how many episodes run side by side")
 	keep        = flag.String("keep", "", "a directory for ledgers and logs; default one that is removed")
 	table       = flag.String("table", "", "a Markdown file whose table between the marks of chaos is replaced by the result")
+	breaking    = flag.Bool("break", false, "run TestBreak")
 	raceWorkers = flag.Bool("race-workers", false, "build the workers with the race detector")
 )
 
@@ -42,7 +43,8 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := errors.Join(buildWorker(dir), buildClock(dir)); err != nil {
+	workerBinary, err = buildWorker(dir, ".")
+	if err := errors.Join(err, buildClock(dir)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -71,6 +73,8 @@ type episode struct {
 	faults []fault
 	seed   uint64
 	length time.Duration
+	binary string        // of the workers
+	settle time.Duration // what tasks have to end when nothing breaks any more
 }
 
 // TestChaos breaks things for a while, in many ways, singly and together, and checks after each that all is well.
@@ -84,9 +88,16 @@ func TestChaos(t *testing.T) {
 	var verdicts []*verdict
 	t.Cleanup(func() { report(t, verdicts) })
 	for _, e := range plan(rand.New(rand.NewPCG(*seed, 0))) {
+		e.binary, e.settle = workerBinary, time.Minute
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			v := live(t, &e)
+			for _, problem := range v.problems[:min(len(v.problems), 25)] {
+				t.Error(problem)
+			}
+			if len(v.problems) > 0 {
+				t.Errorf("%d problems; again: make chaos FAULTS=%s SEED=%d DURATION=%s", len(v.problems), e.name, *seed, *duration)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			verdicts = append(verdicts, v)
@@ -182,7 +193,7 @@ func live(t *testing.T, e *episode) *verdict {
 	defer w.close()
 	quiet, calm := context.WithTimeout(context.Background(), e.length)
 	defer calm()
-	w.quiet = quiet
+	w.quiet, w.binary, w.settling = quiet, e.binary, e.settle
 	for _, code := range f.exits {
 		w.allowExit(code)
 	}
@@ -205,12 +216,6 @@ func live(t *testing.T, e *episode) *verdict {
 	c.injected = int(injected.Load())
 	w.end()
 	c.finish()
-	for _, problem := range c.problems[:min(len(c.problems), 25)] {
-		t.Error(problem)
-	}
-	if len(c.problems) > 0 {
-		t.Errorf("%d problems; again: go test . -run TestChaos -faults %s -seed %d -duration %s", len(c.problems), e.name, *seed, *duration)
-	}
 	return c.verdict
 }
 

@@ -135,7 +135,8 @@ func taskFaults() []fault {
 			name: "exit", what: "tasks that end the process once, or each time", part: inTasks, inject: func(w *world) { w.wait(time.Second) }, slow: true,
 			exits: []int{exitTask},
 			wishes: []wish{
-				{weight: 2, task: "chaos/exit", data: map[string]any{"times": 1}, ends: ended},
+				{weight: 2, task: "chaos/exit", data: map[string]any{"times": 1}, ends: ended, most: 20},
+				{weight: 2, task: "chaos/exit", data: map[string]any{"times": 1_000_000}, ends: exception, most: 2},
 			},
 			begin: func(w *world) { w.allowExit(exitTask) },
 		},

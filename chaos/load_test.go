@@ -21,6 +21,7 @@ type wish struct {
 	ends   []redtask.State
 	id     string // prefix of its ID; else the client draws one
 	stop   bool   // it works until it is stopped
+	most   int    // so many in a world; 0: no bound
 }
 
 var (
@@ -59,6 +60,7 @@ type load struct {
 
 	mu    sync.Mutex
 	tasks map[string]*started
+	drawn map[*wish]int
 	longs []*started
 	order []string
 	next  int
@@ -70,7 +72,7 @@ const (
 )
 
 func newLoad(w *world, extra []wish) *load {
-	l := &load{world: w, wishes: append(slices.Clone(usual), extra...), pause: 60 * time.Millisecond, tasks: map[string]*started{}}
+	l := &load{world: w, wishes: append(slices.Clone(usual), extra...), pause: 60 * time.Millisecond, tasks: map[string]*started{}, drawn: map[*wish]int{}}
 	for _, wish := range l.wishes {
 		l.total += wish.weight
 	}
@@ -106,10 +108,21 @@ func (l *load) draw() *wish {
 	n := l.world.intN(l.total)
 	for i := range l.wishes {
 		if n -= l.wishes[i].weight; n < 0 {
-			return &l.wishes[i]
+			return l.bounded(&l.wishes[i])
 		}
 	}
 	panic("weights do not add up")
+}
+
+// bounded replaces what has been started often enough.
+func (l *load) bounded(wanted *wish) *wish {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drawn[wanted]++
+	if wanted.most > 0 && l.drawn[wanted] > wanted.most {
+		return &l.wishes[0]
+	}
+	return wanted
 }
 
 // bounded is the patience of a call of the load.
@@ -276,7 +289,7 @@ func (l *load) settle() {
 		}
 		l.world.insist("stop of "+s.id, func(ctx context.Context) error { return l.end(ctx, s) })
 	}
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(l.world.settling)
 	open := slices.Clone(l.order)
 	for len(open) > 0 {
 		open = l.open(open)

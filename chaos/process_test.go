@@ -106,7 +106,7 @@ func (p *place) launch() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(workerBinary)
+	cmd := exec.Command(p.world.binary)
 	cmd.Env = append(os.Environ(), "CHAOS_WORKER="+string(text), fmt.Sprintf("CHAOS_SKEW=%d", int(p.skew.Seconds())))
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	stdin, err := cmd.StdinPipe()
@@ -234,43 +234,45 @@ func (p *place) close() {
 // workerBinary is built once, with a clock that CHAOS_SKEW sets off.
 var workerBinary string
 
-// buildWorker builds the worker with a time.Now whose wall clock, not its monotonic one, is off by the seconds in CHAOS_SKEW: a Go
+// buildWorker builds the worker of a source tree into dir, with a time.Now whose wall clock, not its monotonic one, is off by the seconds in CHAOS_SKEW: a Go
 // program does not ask libc for the time, so libfaketime cannot do this.
-func buildWorker(dir string) error {
+func buildWorker(dir, source string) (string, error) {
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
-		return fmt.Errorf("go env GOROOT: %w", err)
+		return "", fmt.Errorf("go env GOROOT: %w", err)
 	}
 	path := filepath.Join(strings.TrimSpace(string(out)), "src", "time", "time.go")
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return "", err
 	}
 	const now = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
 	if strings.Count(string(text), now) != 1 {
-		return fmt.Errorf("%s: time.Now does not begin as this expects: %q", path, now)
+		return "", fmt.Errorf("%s: time.Now does not begin as this expects: %q", path, now)
 	}
 	changed := strings.Replace(string(text), now, now+"\tsec += skew\n", 1)
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {
 		path: filepath.Join(dir, "time.go"), filepath.Join(filepath.Dir(path), "skew.go"): filepath.Join(dir, "skew.go"),
 	}})
 	if err != nil {
-		return err
+		return "", err
 	}
 	for name, content := range map[string]string{"time.go": changed, "skew.go": skewSource, "overlay.json": string(overlay)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			return err
+			return "", err
 		}
 	}
-	workerBinary = filepath.Join(dir, "worker")
-	args := []string{"build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", workerBinary}
+	binary := filepath.Join(dir, "worker")
+	args := []string{"build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary}
 	if *raceWorkers {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "./worker")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build worker: %w: %s", err, out)
+	build := exec.Command("go", append(args, "./worker")...)
+	build.Dir = source
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build worker: %w: %s", err, out)
 	}
-	return nil
+	return binary, nil
 }
 
 const skewSource = `package time

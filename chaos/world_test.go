@@ -46,12 +46,14 @@ const (
 
 // world is one Redis with its workers, its load, and what watches them.
 type world struct {
-	t      *testing.T
-	kind   kind
-	dir    string // ledgers and logs
-	prefix string
-	book   *ledger.Writer
-	quiet  context.Context // ends when nothing is to be disturbed any more
+	t        *testing.T
+	kind     kind
+	dir      string // ledgers and logs
+	prefix   string
+	book     *ledger.Writer
+	binary   string          // of the workers
+	settling time.Duration   // what tasks have to end when nothing breaks any more
+	quiet    context.Context // ends when nothing is to be disturbed any more
 
 	addrs   []string // of Redis, or of the sentinels
 	servers []*redistest.Server
@@ -185,11 +187,12 @@ func (w *world) end() {
 	for _, p := range w.places[1:] {
 		closing.Go(p.close)
 	}
+	before := w.places[0].pid()
 	w.places[0].shutdown()
 	closing.Wait()
 	w.insist("takeover of the leases that are left", func(ctx context.Context) error {
 		runners, err := w.client.Runners(ctx)
-		if err == nil && (len(runners) != 1 || runners[0].PID != w.places[0].pid()) {
+		if err == nil && (len(runners) != 1 || runners[0].PID == before || runners[0].PID != w.places[0].pid()) {
 			err = fmt.Errorf("%d runners: %+v", len(runners), runners)
 		}
 		return err
@@ -266,7 +269,7 @@ func (w *world) wait(d time.Duration) bool {
 // insist makes a call until it works: what was broken must be mended.
 func (w *world) insist(what string, call func(context.Context) error) {
 	var err error
-	for range 300 {
+	for deadline := time.Now().Add(w.settling / 2); time.Now().Before(deadline); {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		err = call(ctx)
 		cancel()
