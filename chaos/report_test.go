@@ -25,7 +25,7 @@ func report(t *testing.T, verdicts []*verdict) {
 	}
 	slices.SortFunc(verdicts, func(a, b *verdict) int { return cmp.Or(place(a)-place(b), cmp.Compare(a.fault, b.fault)) })
 	var text strings.Builder
-	text.WriteString("| fault | | times | tasks | runs | recoveries | longest recovery | lost | doubled | in the window |\n")
+	text.WriteString("| fault | | times | tasks | runs | recoveries | longest recovery | lost | doubled | Redis' loss |\n")
 	text.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	sum := verdict{}
 	for _, v := range verdicts {
