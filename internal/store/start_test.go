@@ -128,6 +128,29 @@ func TestStartReplayed(t *testing.T) {
 	}
 }
 
+// By the time the client calls again the task may have got other data: a replay sets nothing back.
+func TestStartReplayedAfterAReload(t *testing.T) {
+	for _, nonce := range []string{"", "own"} {
+		t.Run("nonce "+nonce, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				task := []NewTask{{ID: "x", Nonce: nonce, Task: "test/a", Data: "1", Keep: true}}
+				call := func() {
+					faults, err := e.queue.Start(e.ctx(), task)
+					require.NoError(t, err)
+					require.Equal(t, []error{nil}, faults)
+				}
+				call()
+				require.NoError(t, e.queue.Reload(e.ctx(), "x", "n", []byte("2")))
+				e.set("x", "created_at", "1")
+				before := e.hash("x")
+				call()
+				require.Equal(t, before, e.hash("x"))
+				require.Equal(t, []string{"x"}, e.line())
+			})
+		})
+	}
+}
+
 func TestStartSameIDTwiceInOneCall(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		faults, err := e.queue.Start(e.ctx(), []NewTask{
