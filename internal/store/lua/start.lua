@@ -26,24 +26,25 @@ local function fault(reply)
   return 'broken:' .. reply.err
 end
 
-local function write(id, key, at, n, replayable)
+local function write(id, key, at, n)
   local fields = { unpack(ARGV, at, at + n - 1) }
   fields[n + 1], fields[n + 2] = 'created_at', now
   local added = try('HSET', key, unpack(fields))
   if failed(added) then
     return fault(added)
   end
-  -- Fewer new fields than written: the hash was there, so this is a replay of a start whose reply was lost.
-  if not replayable or added == n / 2 + 1 then
-    line[#line + 1] = id
-  end
+  line[#line + 1] = id
   return 'ok'
 end
 
 local function start(id, nonce, at, n)
   local key = base .. 'task:' .. id
-  if nonce == '' then
-    return write(id, key, at, n, true)
+  if nonce == '' then -- a hash is there only if this is a replay of a start whose reply was lost: the task may have gone on since
+    local there = try('HEXISTS', key, 'task')
+    if failed(there) then
+      return fault(there)
+    end
+    return there == 1 and 'ok' or write(id, key, at, n)
   end
   local old = try('HMGET', key, 'nonce', 'state', 'task')
   if failed(old) then
@@ -58,7 +59,7 @@ local function start(id, nonce, at, n)
   elseif old[2] or old[3] then
     return 'exists:' .. (old[2] or 'WAIT')
   end
-  return write(id, key, at, n, false)
+  return write(id, key, at, n)
 end
 
 local i = 2
