@@ -1,0 +1,329 @@
+package model
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// Few of each, so that calls meet.
+var (
+	ids     = []string{"a", "b:1", `c "q" \ {ü}`, "d"}
+	runners = []string{"r1", "r2", `r"3`}
+	data    = []string{`1`, `{"a":1,"id":2}`, `null`, ``}
+)
+
+// runAt is the time in the events of runs, which is the runner's: no server has it.
+const runAt = 1
+
+func (m *machine) actions() map[string]func(t *rapid.T) {
+	actions := map[string]func(t *rapid.T){
+		"start": m.start, "start drawn": m.startDrawn, "wake": m.wake,
+		"claim": m.claim, "claim more": m.claim, "work": m.work, "work more": m.work, "work most": m.work,
+		"stop": m.tell("stop"), "reload": m.tell("reload"), "reload more": m.tell("reload"), "restart": m.tell("restart"), "remove": m.tell("remove"),
+		"register": m.runner("register"), "renew": m.runner("renew"), "unregister": m.runner("unregister"), "adopt": m.runner("adopt"),
+		"pass": m.wait, "expire": m.expire, "reap": m.reap, "reap more": m.reap, "promote": m.promote,
+		"expired": m.expired, "sweep": m.sweep, "unlock": m.unlock,
+		"replay": m.replay, "again": m.again,
+	}
+	if m.byHand {
+		for _, what := range []string{"push", "again", "create", "nameless", "data", "delete"} {
+			actions["by hand: "+what] = m.hand(what)
+		}
+	}
+	return actions
+}
+
+func pick[V any](t *rapid.T, label string, values []V) V {
+	return rapid.SampledFrom(values).Draw(t, label)
+}
+
+func below(t *rapid.T, label string, n int) int { return rapid.IntRange(0, n-1).Draw(t, label) }
+
+// fresh makes an ID or a nonce that was never used.
+func (m *machine) fresh(kind string) string {
+	m.drawn++
+	return kind + strconv.Itoa(m.drawn)
+}
+
+// known lists the IDs of the pool, and those that clients drew, local tasks among them.
+func (m *machine) known() []string {
+	return slices.Concat([]string{"missing"}, ids, keysOf(m.model.tasks))
+}
+
+func (m *machine) newTasks(t *rapid.T) []store.NewTask {
+	tasks := make([]store.NewTask, 1+below(t, "tasks", 3))
+	for i := range tasks {
+		tasks[i] = store.NewTask{
+			ID: pick(t, "id", ids), Nonce: m.fresh("n"), Task: taskName, Data: pick(t, "data", data), Keep: below(t, "keep", 3) == 0,
+		}
+	}
+	return tasks
+}
+
+func (m *machine) start(t *rapid.T) { m.make(t, startCall{m.newTasks(t)}) }
+
+// startDrawn starts tasks whose IDs the client draws.
+func (m *machine) startDrawn(t *rapid.T) {
+	if len(m.model.tasks) > 3*len(ids) {
+		t.Skip("enough of them")
+	}
+	m.make(t, startCall{append(m.newTasks(t), m.drawnTask(t))})
+}
+
+func (m *machine) drawnTask(t *rapid.T) store.NewTask {
+	return store.NewTask{ID: m.fresh("drawn"), Task: taskName, Data: pick(t, "data", data), Keep: below(t, "keep", 3) == 0}
+}
+
+// wake is a start while a runner waits for an ID.
+func (m *machine) wake(t *rapid.T) {
+	live := m.live()
+	if len(live) == 0 {
+		t.Skip("no runner")
+	}
+	start := startCall{append(m.newTasks(t), m.drawnTask(t))} // so that there is one to be moved
+	m.history = append(m.history, start)
+	m.do(t, wakeCall{start, pick(t, "runner", live)})
+}
+
+// live lists runners that have a lease, though it may be past.
+func (m *machine) live() []string {
+	var live []string
+	for _, runner := range keysOf(m.model.leases) {
+		if m.model.leases[runner] != 0 {
+			live = append(live, runner)
+		}
+	}
+	return live
+}
+
+func (m *machine) claim(t *rapid.T) {
+	m.commit(t, pick(t, "runner", runners), 1+below(t, "claim", 4), nil)
+}
+
+func (m *machine) commit(t *rapid.T, runner string, claim int, items []item) {
+	m.make(t, commitCall{runner, m.model.runners[runner].number("batch") + 1, claim, items})
+}
+
+// work is a batch of what a runner's tasks did, and of what runs did that are no more.
+func (m *machine) work(t *rapid.T) {
+	busy := keysOf(m.model.owned)
+	if len(busy) == 0 {
+		t.Skip("no runner ever had a task")
+	}
+	runner := pick(t, "runner", busy)
+	members := keysOf(m.model.owned[runner])
+	if len(members) == 0 || below(t, "strange", 4) == 0 {
+		members = append(members, m.members...)
+	}
+	items := make([]item, 0, 5)
+	for range 1 + below(t, "items", 4) {
+		i := m.item(t, pick(t, "member", members))
+		items = append(items, i)
+		if i.op == "swap" { // its next run may have something to say in the same batch
+			members = append(members, store.Member(i.epoch, i.id))
+		}
+	}
+	m.commit(t, runner, below(t, "claim", 3), items)
+}
+
+func (m *machine) item(t *rapid.T, member string) item {
+	epoch, id, ok := store.ParseMember(member)
+	require.True(t, ok, member)
+	i := item{op: pick(t, "op", []string{"emit", "write", "leave", "leave", "leave", "swap", "keep"}), id: id, member: member}
+	r := m.model.tasks[id]
+	local := r.has("local")
+	switch i.op {
+	case "emit":
+		i.text = `{"event":"text",` + tail(id, epoch, pick(t, "of event", data))
+	case "write":
+		i.fields = []string{pick(t, "field", []string{"checkpoint", "progress", "output"}), pick(t, "data", data)}
+	case "leave":
+		i.leave = leave(t, id, epoch, local, r)
+	case "swap":
+		i.epoch, i.data = m.reserve(t), m.reloadData(t, r)
+		m.members = append(m.members, store.Member(i.epoch, id))
+		i.leave = &store.Leave{State: "STOPPED", Keep: r["keep"] != "", Event: tail(id, epoch, "null")}
+		if local {
+			i.leave.State = "REMOVED"
+		}
+	case "keep":
+		i.tried, i.data = m.reloadData(t, r), pick(t, "old", data)
+	}
+	return i
+}
+
+func (m *machine) reserve(t *rapid.T) int64 {
+	return m.do(t, runnerCall{what: "reserve"}).(int64)
+}
+
+// reloadData is what a reload found, or something older.
+func (m *machine) reloadData(t *rapid.T, r record) string {
+	given, found := r["reload_data"]
+	if !found {
+		given = r["data"]
+	}
+	if below(t, "older", 4) == 0 {
+		return pick(t, "older data", data)
+	}
+	if given == "" {
+		return "null"
+	}
+	return given
+}
+
+func leave(t *rapid.T, id string, epoch int64, local bool, r record) *store.Leave {
+	l := &store.Leave{State: pick(t, "state", append([]string{"WAIT", "WAIT", "SCHEDULED"}, finalStates...)), Keep: r["keep"] != ""}
+	said := pick(t, "of event", data)
+	switch {
+	case local:
+		l.State = "REMOVED"
+	case l.State == "WAIT":
+		l.Fields = []string{"attempt", strconv.FormatInt(max(0, r.number("attempt")-1), 10)}
+	case l.State == "SCHEDULED":
+		l.Delay = int64(below(t, "delay", 3)) * 1000
+	case l.State == "ENDED":
+		l.Fields = []string{"output", said}
+	case l.State != "STOPPED":
+		l.Fields = []string{"error", "why " + id}
+	}
+	l.Event = tail(id, epoch, said)
+	return l
+}
+
+// tail is a run's event after its kind.
+func tail(id string, epoch int64, said string) string {
+	if said == "" {
+		said = "null"
+	}
+	quoted, _ := json.Marshal(id)
+	return fmt.Sprintf(`"data":%s,"id":%s,"task":%q,"epoch":%d,"seq":2,"at":%d}`, said, quoted, taskName, epoch, runAt)
+}
+
+// tell is what a client asks of one task.
+func (m *machine) tell(what string) func(t *rapid.T) {
+	return func(t *rapid.T) {
+		c := taskCall{what: what, id: pick(t, "id", m.known())}
+		if what == "reload" || what == "restart" {
+			c.nonce = m.fresh("n")
+		}
+		if what == "reload" && below(t, "with data", 3) > 0 {
+			given := pick(t, "data", data)
+			c.data = &given
+		}
+		m.make(t, c)
+	}
+}
+
+func (m *machine) runner(what string) func(t *rapid.T) {
+	return func(t *rapid.T) {
+		c := runnerCall{what: what, runner: pick(t, "runner", runners)}
+		switch what {
+		case "adopt":
+			c.id = "local " + c.runner
+		case "unregister":
+			c.open = below(t, "open", 3) == 0
+		}
+		if got := m.make(t, c); what == "adopt" && got.(int64) > 0 {
+			m.members = append(m.members, store.Member(got.(int64), c.id))
+		}
+	}
+}
+
+func (m *machine) wait(t *rapid.T) {
+	m.pass(t, pick(t, "time", []time.Duration{time.Second, 30 * time.Second, 5 * time.Minute}).Milliseconds())
+}
+
+// expire lets time go by until a lease is past, or a millisecond less.
+func (m *machine) expire(t *rapid.T) {
+	m.passLease(t, pick(t, "runner", runners), int64(below(t, "early", 2)))
+}
+
+func (m *machine) passLease(t *rapid.T, runner string, early int64) {
+	if rest := m.model.leases[runner] - early - m.server.clock(t); m.model.leases[runner] != 0 && rest > 0 {
+		m.pass(t, rest)
+	}
+}
+
+// reap takes over from a runner, most often one whose lease is past.
+func (m *machine) reap(t *rapid.T) {
+	dead := pick(t, "dead", runners)
+	if below(t, "alive", 4) > 0 {
+		m.passLease(t, dead, 0)
+	}
+	c := &takeOverCall{dead, store.Recovery{
+		Most: 1 + below(t, "most", 3), First: time.Second, Longest: 3 * time.Second, Stable: pick(t, "stable", []time.Duration{lease, time.Hour}),
+		Limit: pick(t, "limit", []int{1, 2, store.MaxBatch}), Jitter: below(t, "jitter", 1000), LeaseEnd: m.model.leases[dead],
+	}}
+	if below(t, "seen before", 6) == 0 {
+		c.bounds.LeaseEnd -= 5000
+	}
+	m.make(t, c)
+}
+
+func (m *machine) promote(t *rapid.T) {
+	if next := m.model.nextDue() - m.server.clock(t); len(m.model.scheduled) > 0 && next > 0 && below(t, "early", 3) > 0 {
+		m.pass(t, next)
+	}
+	m.make(t, promoteCall{1 + below(t, "limit", 3)})
+}
+
+// expired looks for final tasks to sweep, which is kept for a sweep to come.
+func (m *machine) expired(t *rapid.T) {
+	c := expiredCall{runner: pick(t, "runner", runners), limit: 1 + below(t, "limit", 3)}
+	for _, state := range finalStates {
+		c.keep = append(c.keep, store.Retention{
+			State: state, Age: pick(t, "age", []time.Duration{0, time.Minute}), Count: below(t, "count", 4), Skip: below(t, "skip", 2),
+		})
+	}
+	m.found = m.make(t, c).(map[string][]store.Final)
+}
+
+func (m *machine) sweep(t *rapid.T) {
+	c := &sweepCall{state: pick(t, "state", finalStates)}
+	switch {
+	case m.found != nil && below(t, "of all", 3) == 0:
+		c.tasks = append(c.tasks, m.found[c.state]...)
+	default:
+		c.tasks = m.model.ends(c.state)
+	}
+	m.make(t, c)
+}
+
+func (m *machine) unlock(t *rapid.T) { m.do(t, handCall{what: "unlock"}) }
+
+// replay makes a call again that was made at any time before: its answer was lost, or the network kept it.
+func (m *machine) replay(t *rapid.T) { m.do(t, pick(t, "call", m.history)) }
+
+// again makes the last call again, whose answer was lost: nothing may change.
+func (m *machine) again(t *rapid.T) {
+	c := m.history[len(m.history)-1]
+	switch c := c.(type) {
+	case startCall, commitCall, taskCall, *sweepCall:
+	default:
+		t.Skip("this one may do more:", c)
+	}
+	m.do(t, c)
+	before := m.last
+	m.do(t, c)
+	require.Empty(t, differences(before, m.last), "what a replay changed")
+}
+
+// hand is what somebody does with redis-cli.
+func (m *machine) hand(what string) func(t *rapid.T) {
+	return func(t *rapid.T) {
+		c := handCall{what, pick(t, "id", m.known()), pick(t, "data", data)}
+		exists := m.model.tasks[c.id] != nil
+		if (what == "nameless" && exists) || (!exists && (what == "again" || what == "data")) {
+			t.Skip("not with this ID")
+		}
+		m.do(t, c)
+	}
+}
