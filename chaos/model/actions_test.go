@@ -23,20 +23,41 @@ var (
 // runAt is the time in the events of runs, which is the runner's: no server has it.
 const runAt = 1
 
+// actions names them in the order of their weight: rapid draws the first ones more often, and of one that stands there several times each.
 func (m *machine) actions() map[string]func(t *rapid.T) {
-	actions := map[string]func(t *rapid.T){
-		"start": m.start, "start drawn": m.startDrawn, "wake": m.wake,
-		"claim": m.claim, "claim more": m.claim, "work": m.work, "work more": m.work, "work most": m.work,
-		"stop": m.tell("stop"), "reload": m.tell("reload"), "reload more": m.tell("reload"), "restart": m.tell("restart"), "remove": m.tell("remove"),
-		"register": m.runner("register"), "renew": m.runner("renew"), "unregister": m.runner("unregister"), "adopt": m.runner("adopt"),
-		"pass": m.wait, "expire": m.expire, "reap": m.reap, "reap more": m.reap, "promote": m.promote,
-		"expired": m.expired, "sweep": m.sweep, "unlock": m.unlock,
-		"replay": m.replay, "again": m.again,
+	actions := map[string]func(t *rapid.T){}
+	add := func(times int, name string, action func(t *rapid.T)) {
+		kind := len(actions)
+		for n := range times {
+			actions[fmt.Sprintf("%d %03d %s", n, kind, name)] = action
+		}
 	}
+	add(6, "work", m.work)
+	add(4, "claim", m.claim)
+	add(3, "start", m.start)
+	for _, what := range []string{"reload", "stop", "restart"} {
+		add(3, what, m.tell(what))
+	}
+	add(3, "crash", m.crash)
+	add(3, "replay", m.replay)
+	add(3, "promote", m.promote)
+	add(2, "wake", m.wake)
+	add(1, "start drawn", m.startDrawn)
+	add(1, "again", m.again)
+	add(1, "pass", m.wait)
+	add(1, "expire", m.expire)
+	add(1, "reap", m.reap)
 	if m.byHand {
 		for _, what := range []string{"push", "again", "create", "nameless", "data", "delete"} {
-			actions["by hand: "+what] = m.hand(what)
+			add(1, "by hand: "+what, m.hand(what))
 		}
+	}
+	add(1, "remove", m.tell("remove"))
+	add(2, "expired", m.expired)
+	add(2, "sweep", m.sweep)
+	add(1, "unlock", m.unlock)
+	for _, what := range []string{"register", "renew", "unregister", "adopt"} {
+		add(1, what, m.runner(what))
 	}
 	return actions
 }
@@ -44,6 +65,9 @@ func (m *machine) actions() map[string]func(t *rapid.T) {
 func pick[V any](t *rapid.T, label string, values []V) V {
 	return rapid.SampledFrom(values).Draw(t, label)
 }
+
+// seldom is true in fewer than one of five.
+func seldom(t *rapid.T, label string) bool { return below(t, label, 5) == 4 }
 
 func below(t *rapid.T, label string, n int) int { return rapid.IntRange(0, n-1).Draw(t, label) }
 
@@ -55,14 +79,14 @@ func (m *machine) fresh(kind string) string {
 
 // known lists the IDs of the pool, and those that clients drew, local tasks among them.
 func (m *machine) known() []string {
-	return slices.Concat([]string{"missing"}, ids, keysOf(m.model.tasks))
+	return slices.Concat(ids, keysOf(m.model.tasks), []string{"missing"})
 }
 
 func (m *machine) newTasks(t *rapid.T) []store.NewTask {
 	tasks := make([]store.NewTask, 1+below(t, "tasks", 3))
 	for i := range tasks {
 		tasks[i] = store.NewTask{
-			ID: pick(t, "id", ids), Nonce: m.fresh("n"), Task: taskName, Data: pick(t, "data", data), Keep: below(t, "keep", 3) == 0,
+			ID: pick(t, "id", ids), Nonce: m.fresh("n"), Task: taskName, Data: pick(t, "data", data), Keep: rapid.Bool().Draw(t, "keep"),
 		}
 	}
 	return tasks
@@ -79,7 +103,7 @@ func (m *machine) startDrawn(t *rapid.T) {
 }
 
 func (m *machine) drawnTask(t *rapid.T) store.NewTask {
-	return store.NewTask{ID: m.fresh("drawn"), Task: taskName, Data: pick(t, "data", data), Keep: below(t, "keep", 3) == 0}
+	return store.NewTask{ID: m.fresh("drawn"), Task: taskName, Data: pick(t, "data", data), Keep: rapid.Bool().Draw(t, "keep")}
 }
 
 // wake is a start while a runner waits for an ID.
@@ -93,6 +117,17 @@ func (m *machine) wake(t *rapid.T) {
 	m.do(t, wakeCall{start, pick(t, "runner", live)})
 }
 
+// running lists the IDs of tasks that run.
+func (m *machine) running() []string {
+	var running []string
+	for _, id := range keysOf(m.model.tasks) {
+		if m.model.tasks[id].state() == "RUNNING" {
+			running = append(running, id)
+		}
+	}
+	return running
+}
+
 // live lists runners that have a lease, though it may be past.
 func (m *machine) live() []string {
 	var live []string
@@ -104,8 +139,14 @@ func (m *machine) live() []string {
 	return live
 }
 
-func (m *machine) claim(t *rapid.T) {
-	m.commit(t, pick(t, "runner", runners), 1+below(t, "claim", 4), nil)
+func (m *machine) claim(t *rapid.T) { m.commit(t, m.anyRunner(t), 1+below(t, "claim", 4), nil) }
+
+// anyRunner most often has a lease.
+func (m *machine) anyRunner(t *rapid.T) string {
+	if live := m.live(); len(live) > 0 && !seldom(t, "any") {
+		return pick(t, "runner", live)
+	}
+	return pick(t, "runner", runners)
 }
 
 func (m *machine) commit(t *rapid.T, runner string, claim int, items []item) {
@@ -114,13 +155,17 @@ func (m *machine) commit(t *rapid.T, runner string, claim int, items []item) {
 
 // work is a batch of what a runner's tasks did, and of what runs did that are no more.
 func (m *machine) work(t *rapid.T) {
-	busy := keysOf(m.model.owned)
-	if len(busy) == 0 {
-		t.Skip("no runner ever had a task")
+	if len(m.members) == 0 {
+		t.Skip("no task ever ran")
 	}
-	runner := pick(t, "runner", busy)
-	members := keysOf(m.model.owned[runner])
-	if len(members) == 0 || below(t, "strange", 4) == 0 {
+	runner := pick(t, "runner", runners)
+	for _, busy := range runners {
+		if len(m.model.owned[runner]) == 0 {
+			runner = busy
+		}
+	}
+	members := m.membersOf(t, runner)
+	if len(members) == 0 || seldom(t, "strange") {
 		members = append(members, m.members...)
 	}
 	items := make([]item, 0, 5)
@@ -134,11 +179,30 @@ func (m *machine) work(t *rapid.T) {
 	m.commit(t, runner, below(t, "claim", 3), items)
 }
 
+// membersOf are what a runner owns; sometimes those alone that are told something.
+func (m *machine) membersOf(t *rapid.T, runner string) []string {
+	var told []string
+	members := keysOf(m.model.owned[runner])
+	for _, member := range members {
+		if _, id, _ := store.ParseMember(member); m.model.intents[runner][id] != "" {
+			told = append(told, member)
+		}
+	}
+	if len(told) > 0 && rapid.Bool().Draw(t, "told") {
+		return told
+	}
+	return members
+}
+
 func (m *machine) item(t *rapid.T, member string) item {
 	epoch, id, ok := store.ParseMember(member)
 	require.True(t, ok, member)
-	i := item{op: pick(t, "op", []string{"emit", "write", "leave", "leave", "leave", "swap", "keep"}), id: id, member: member}
 	r := m.model.tasks[id]
+	ops := []string{"leave", "write", "swap", "leave", "keep", "emit", "leave"}
+	if m.model.intents[r["runner"]][id] == store.Reload {
+		ops = append(ops, "swap", "swap", "keep", "keep")
+	}
+	i := item{op: pick(t, "op", ops), id: id, member: member}
 	local := r.has("local")
 	switch i.op {
 	case "emit":
@@ -170,7 +234,7 @@ func (m *machine) reloadData(t *rapid.T, r record) string {
 	if !found {
 		given = r["data"]
 	}
-	if below(t, "older", 4) == 0 {
+	if seldom(t, "older") {
 		return pick(t, "older data", data)
 	}
 	if given == "" {
@@ -180,7 +244,7 @@ func (m *machine) reloadData(t *rapid.T, r record) string {
 }
 
 func leave(t *rapid.T, id string, epoch int64, local bool, r record) *store.Leave {
-	l := &store.Leave{State: pick(t, "state", append([]string{"WAIT", "WAIT", "SCHEDULED"}, finalStates...)), Keep: r["keep"] != ""}
+	l := &store.Leave{State: pick(t, "state", append([]string{"WAIT", "SCHEDULED"}, finalStates...)), Keep: r["keep"] != ""}
 	said := pick(t, "of event", data)
 	switch {
 	case local:
@@ -210,11 +274,15 @@ func tail(id string, epoch int64, said string) string {
 // tell is what a client asks of one task.
 func (m *machine) tell(what string) func(t *rapid.T) {
 	return func(t *rapid.T) {
-		c := taskCall{what: what, id: pick(t, "id", m.known())}
+		known := m.known()
+		if running := m.running(); len(running) > 0 && rapid.Bool().Draw(t, "running") {
+			known = running
+		}
+		c := taskCall{what: what, id: pick(t, "id", known)}
 		if what == "reload" || what == "restart" {
 			c.nonce = m.fresh("n")
 		}
-		if what == "reload" && below(t, "with data", 3) > 0 {
+		if what == "reload" && !seldom(t, "without data") {
 			given := pick(t, "data", data)
 			c.data = &given
 		}
@@ -229,7 +297,7 @@ func (m *machine) runner(what string) func(t *rapid.T) {
 		case "adopt":
 			c.id = "local " + c.runner
 		case "unregister":
-			c.open = below(t, "open", 3) == 0
+			c.open = rapid.Bool().Draw(t, "open")
 		}
 		if got := m.make(t, c); what == "adopt" && got.(int64) > 0 {
 			m.members = append(m.members, store.Member(got.(int64), c.id))
@@ -252,24 +320,35 @@ func (m *machine) passLease(t *rapid.T, runner string, early int64) {
 	}
 }
 
+// crash is a runner that claims, dies and is taken over.
+func (m *machine) crash(t *rapid.T) {
+	runner := m.anyRunner(t)
+	m.commit(t, runner, 1+below(t, "claim", 4), nil)
+	m.takeOver(t, runner)
+	if !seldom(t, "gone") {
+		m.make(t, runnerCall{what: "register", runner: runner})
+	}
+}
+
 // reap takes over from a runner, most often one whose lease is past.
-func (m *machine) reap(t *rapid.T) {
-	dead := pick(t, "dead", runners)
-	if below(t, "alive", 4) > 0 {
+func (m *machine) reap(t *rapid.T) { m.takeOver(t, pick(t, "dead", runners)) }
+
+func (m *machine) takeOver(t *rapid.T, dead string) {
+	if !seldom(t, "alive") {
 		m.passLease(t, dead, 0)
 	}
 	c := &takeOverCall{dead, store.Recovery{
-		Most: 1 + below(t, "most", 3), First: time.Second, Longest: 3 * time.Second, Stable: pick(t, "stable", []time.Duration{lease, time.Hour}),
-		Limit: pick(t, "limit", []int{1, 2, store.MaxBatch}), Jitter: below(t, "jitter", 1000), LeaseEnd: m.model.leases[dead],
+		Most: 3 - below(t, "most", 3), First: time.Second, Longest: 3 * time.Second, Stable: pick(t, "stable", []time.Duration{time.Hour, time.Hour, lease}),
+		Limit: pick(t, "limit", []int{1, 3, store.MaxBatch}), Jitter: below(t, "jitter", 1000), LeaseEnd: m.model.leases[dead],
 	}}
-	if below(t, "seen before", 6) == 0 {
+	if seldom(t, "seen before") {
 		c.bounds.LeaseEnd -= 5000
 	}
 	m.make(t, c)
 }
 
 func (m *machine) promote(t *rapid.T) {
-	if next := m.model.nextDue() - m.server.clock(t); len(m.model.scheduled) > 0 && next > 0 && below(t, "early", 3) > 0 {
+	if next := m.model.nextDue() - m.server.clock(t); len(m.model.scheduled) > 0 && next > 0 && !seldom(t, "early") {
 		m.pass(t, next)
 	}
 	m.make(t, promoteCall{1 + below(t, "limit", 3)})
@@ -289,7 +368,7 @@ func (m *machine) expired(t *rapid.T) {
 func (m *machine) sweep(t *rapid.T) {
 	c := &sweepCall{state: pick(t, "state", finalStates)}
 	switch {
-	case m.found != nil && below(t, "of all", 3) == 0:
+	case m.found != nil && rapid.Bool().Draw(t, "of those found"):
 		c.tasks = append(c.tasks, m.found[c.state]...)
 	default:
 		c.tasks = m.model.ends(c.state)

@@ -7,25 +7,23 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"github.com/redtask/redtask/internal/redistest"
 )
 
-var realRedis *redistest.Server
-
-func TestMain(m *testing.M) { redistest.Main(m, &realRedis) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // The tests do not run in parallel: each sets how many checks there are.
 
 func TestModelOnMiniredis(t *testing.T) {
 	mini := miniredis.RunT(t)
-	test(t, mini.Addr(), mini, "100")
+	test(t, mini.Addr(), mini, "50")
 }
 
 func TestModelOnRedis(t *testing.T) {
-	redistest.Binary(t)
-	test(t, realRedis.Addr, nil, "30")
+	test(t, redistest.Start(t).Addr, nil, "40")
 }
 
 // test runs so many checks of each kind, unless -rapid.checks says how many.
@@ -34,11 +32,14 @@ func test(t *testing.T, addr string, mini *miniredis.Miniredis, checks string) {
 	setDefault(t, "rapid.steps", "60")
 	s := connect(t, addr, mini)
 	defer s.close()
-	for name, byHand := range map[string]bool{"calls": false, "calls and edits by hand": true} {
-		t.Run(name, func(t *testing.T) {
-			rapid.Check(t, func(t *rapid.T) { t.Repeat(newMachine(t, s, byHand).actions()) })
-		})
-	}
+	t.Run("calls", rapid.MakeCheck(func(t *rapid.T) { check(t, s, false) }))
+	t.Run("calls and edits by hand", rapid.MakeCheck(func(t *rapid.T) { check(t, s, true) }))
+}
+
+func check(t *rapid.T, s *server, byHand bool) {
+	m := newMachine(t, s, byHand)
+	t.Repeat(m.actions())
+	m.drain(t)
 }
 
 // given are the flags on the command line.
