@@ -1,7 +1,6 @@
 package model
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -48,7 +47,7 @@ func (m *machine) actions() map[string]func(t *rapid.T) {
 	add(1, "expire", m.expire)
 	add(1, "reap", m.reap)
 	if m.byHand {
-		for _, what := range []string{"push", "again", "create", "nameless", "data", "delete"} {
+		for _, what := range []string{"push", "again", "create", "nameless", "data", "keep", "delete"} {
 			add(1, "by hand: "+what, m.hand(what))
 		}
 	}
@@ -153,124 +152,6 @@ func (m *machine) commit(t *rapid.T, runner string, claim int, items []item) {
 	m.make(t, commitCall{runner, m.model.runners[runner].number("batch") + 1, claim, items})
 }
 
-// work is a batch of what a runner's tasks did, and of what runs did that are no more.
-func (m *machine) work(t *rapid.T) {
-	if len(m.members) == 0 {
-		t.Skip("no task ever ran")
-	}
-	runner := pick(t, "runner", runners)
-	for _, busy := range runners {
-		if len(m.model.owned[runner]) == 0 {
-			runner = busy
-		}
-	}
-	members := m.membersOf(t, runner)
-	if len(members) == 0 || seldom(t, "strange") {
-		members = append(members, m.members...)
-	}
-	items := make([]item, 0, 5)
-	for range 1 + below(t, "items", 4) {
-		i := m.item(t, pick(t, "member", members))
-		items = append(items, i)
-		if i.op == "swap" { // its next run may have something to say in the same batch
-			members = append(members, store.Member(i.epoch, i.id))
-		}
-	}
-	m.commit(t, runner, below(t, "claim", 3), items)
-}
-
-// membersOf are what a runner owns; sometimes those alone that are told something.
-func (m *machine) membersOf(t *rapid.T, runner string) []string {
-	var told []string
-	members := keysOf(m.model.owned[runner])
-	for _, member := range members {
-		if _, id, _ := store.ParseMember(member); m.model.intents[runner][id] != "" {
-			told = append(told, member)
-		}
-	}
-	if len(told) > 0 && rapid.Bool().Draw(t, "told") {
-		return told
-	}
-	return members
-}
-
-func (m *machine) item(t *rapid.T, member string) item {
-	epoch, id, ok := store.ParseMember(member)
-	require.True(t, ok, member)
-	r := m.model.tasks[id]
-	ops := []string{"leave", "write", "swap", "leave", "keep", "emit", "leave"}
-	if m.model.intents[r["runner"]][id] == store.Reload {
-		ops = append(ops, "swap", "swap", "keep", "keep")
-	}
-	i := item{op: pick(t, "op", ops), id: id, member: member}
-	local := r.has("local")
-	switch i.op {
-	case "emit":
-		i.text = `{"event":"text",` + tail(id, epoch, pick(t, "of event", data))
-	case "write":
-		i.fields = []string{pick(t, "field", []string{"checkpoint", "progress", "output"}), pick(t, "data", data)}
-	case "leave":
-		i.leave = leave(t, id, epoch, local, r)
-	case "swap":
-		i.epoch, i.data = m.reserve(t), m.reloadData(t, r)
-		m.members = append(m.members, store.Member(i.epoch, id))
-		i.leave = &store.Leave{State: "STOPPED", Keep: r["keep"] != "", Event: tail(id, epoch, "null")}
-		if local {
-			i.leave.State = "REMOVED"
-		}
-	case "keep":
-		i.tried, i.data = m.reloadData(t, r), pick(t, "old", data)
-	}
-	return i
-}
-
-func (m *machine) reserve(t *rapid.T) int64 {
-	return m.do(t, runnerCall{what: "reserve"}).(int64)
-}
-
-// reloadData is what a reload found, or something older.
-func (m *machine) reloadData(t *rapid.T, r record) string {
-	given, found := r["reload_data"]
-	if !found {
-		given = r["data"]
-	}
-	if seldom(t, "older") {
-		return pick(t, "older data", data)
-	}
-	if given == "" {
-		return "null"
-	}
-	return given
-}
-
-func leave(t *rapid.T, id string, epoch int64, local bool, r record) *store.Leave {
-	l := &store.Leave{State: pick(t, "state", append([]string{"WAIT", "SCHEDULED"}, finalStates...)), Keep: r["keep"] != ""}
-	said := pick(t, "of event", data)
-	switch {
-	case local:
-		l.State = "REMOVED"
-	case l.State == "WAIT":
-		l.Fields = []string{"attempt", strconv.FormatInt(max(0, r.number("attempt")-1), 10)}
-	case l.State == "SCHEDULED":
-		l.Delay = int64(below(t, "delay", 3)) * 1000
-	case l.State == "ENDED":
-		l.Fields = []string{"output", said}
-	case l.State != "STOPPED":
-		l.Fields = []string{"error", "why " + id}
-	}
-	l.Event = tail(id, epoch, said)
-	return l
-}
-
-// tail is a run's event after its kind.
-func tail(id string, epoch int64, said string) string {
-	if said == "" {
-		said = "null"
-	}
-	quoted, _ := json.Marshal(id)
-	return fmt.Sprintf(`"data":%s,"id":%s,"task":%q,"epoch":%d,"seq":2,"at":%d}`, said, quoted, taskName, epoch, runAt)
-}
-
 // tell is what a client asks of one task.
 func (m *machine) tell(what string) func(t *rapid.T) {
 	return func(t *rapid.T) {
@@ -357,6 +238,9 @@ func (m *machine) promote(t *rapid.T) {
 // expired looks for final tasks to sweep, which is kept for a sweep to come.
 func (m *machine) expired(t *rapid.T) {
 	c := expiredCall{runner: pick(t, "runner", runners), limit: 1 + below(t, "limit", 3)}
+	if m.model.cleaner != "" && !seldom(t, "without the lock") {
+		c.runner = m.model.cleaner
+	}
 	for _, state := range finalStates {
 		c.keep = append(c.keep, store.Retention{
 			State: state, Age: pick(t, "age", []time.Duration{0, time.Minute}), Count: below(t, "count", 4), Skip: below(t, "skip", 2),
@@ -366,12 +250,22 @@ func (m *machine) expired(t *rapid.T) {
 }
 
 func (m *machine) sweep(t *rapid.T) {
-	c := &sweepCall{state: pick(t, "state", finalStates)}
+	states := finalStates
+	if some := slices.DeleteFunc(keysOf(m.model.final), func(index string) bool {
+		return index == "kept" || len(m.model.final[index]) == 0
+	}); len(some) > 0 {
+		states = some
+	}
+	c := &sweepCall{state: pick(t, "state", states)}
 	switch {
 	case m.found != nil && rapid.Bool().Draw(t, "of those found"):
 		c.tasks = append(c.tasks, m.found[c.state]...)
 	default:
 		c.tasks = m.model.ends(c.state)
+	}
+	if len(c.tasks) > 0 && seldom(t, "ended anew since") {
+		end, _ := strconv.ParseInt(c.tasks[0].EndedAt, 10, 64)
+		c.tasks[0].EndedAt = strconv.FormatInt(end-1, 10)
 	}
 	m.make(t, c)
 }
@@ -400,7 +294,7 @@ func (m *machine) hand(what string) func(t *rapid.T) {
 	return func(t *rapid.T) {
 		c := handCall{what, pick(t, "id", m.known()), pick(t, "data", data)}
 		exists := m.model.tasks[c.id] != nil
-		if (what == "nameless" && exists) || (!exists && (what == "again" || what == "data")) {
+		if (what == "nameless" && exists) || (!exists && (what == "again" || what == "data" || what == "keep")) {
 			t.Skip("not with this ID")
 		}
 		m.do(t, c)

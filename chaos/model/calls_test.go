@@ -303,6 +303,8 @@ func (c handCall) send(ctx context.Context, s *server) (any, error) {
 			p.HSet(ctx, key, "task", taskName, "data", c.data)
 		case "data", "nameless":
 			p.HSet(ctx, key, "data", c.data)
+		case "keep":
+			p.HSet(ctx, key, "keep", "1")
 		case "delete":
 			p.Del(ctx, key)
 		case "unlock":

@@ -27,6 +27,7 @@ type server struct {
 	queue  *store.Queue
 	pubsub *redis.PubSub
 	mini   *miniredis.Miniredis // nil on real Redis
+	marks  int                  // published so far
 }
 
 func connect(t require.TestingT, addr string, mini *miniredis.Miniredis) *server {
@@ -57,8 +58,9 @@ func (s *server) empty(t require.TestingT) {
 	require.NoError(t, s.rdb.FlushAll(ctx).Err())
 	if s.mini != nil {
 		s.mini.SetTime(time.UnixMilli(1_790_000_000_000))
+		s.mini.Seed(1) // what SRANDMEMBER draws: a check that fails must fail again
 	}
-	s.messages(t)
+	s.receive(t)
 }
 
 // clock is the server's, Unix ms.
@@ -172,16 +174,8 @@ func (s snapshot) add(name string, value redis.Cmder) {
 
 // messages reads what was published until now.
 func (s *server) messages(t require.TestingT) []message {
-	ctx, cancel := s.ctx()
-	defer cancel()
-	require.NoError(t, s.rdb.Publish(ctx, "end of call", "").Err())
 	var messages []message
-	for {
-		got, err := s.pubsub.ReceiveMessage(ctx)
-		require.NoError(t, err)
-		if got.Channel == "end of call" {
-			return messages
-		}
+	for _, got := range s.receive(t) {
 		channel, ok := strings.CutPrefix(got.Channel, base)
 		require.True(t, ok, "channel %q", got.Channel)
 		text := got.Payload
@@ -191,6 +185,27 @@ func (s *server) messages(t require.TestingT) []message {
 			text = plain(e)
 		}
 		messages = append(messages, message{channel, text})
+	}
+	return messages
+}
+
+// receive reads up to a mark of its own: a check that failed may have left what it did not read.
+func (s *server) receive(t require.TestingT) []*redis.Message {
+	ctx, cancel := s.ctx()
+	defer cancel()
+	s.marks++
+	mark := strconv.Itoa(s.marks)
+	require.NoError(t, s.rdb.Publish(ctx, "mark", mark).Err())
+	var messages []*redis.Message
+	for {
+		got, err := s.pubsub.ReceiveMessage(ctx)
+		require.NoError(t, err)
+		switch {
+		case got.Channel != "mark":
+			messages = append(messages, got)
+		case got.Payload == mark:
+			return messages
+		}
 	}
 }
 

@@ -171,6 +171,8 @@ func (m *model) hand(what, id, data string) {
 		m.push(id)
 	case "data":
 		r["data"] = data
+	case "keep":
+		r["keep"] = "1"
 	case "delete":
 		delete(m.tasks, id)
 	}
