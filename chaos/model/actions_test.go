@@ -149,7 +149,13 @@ func (m *machine) anyRunner(t *rapid.T) string {
 }
 
 func (m *machine) commit(t *rapid.T, runner string, claim int, items []item) {
-	m.make(t, commitCall{runner, m.model.runners[runner].number("batch") + 1, claim, items})
+	m.made[runner] = max(m.made[runner], m.model.runners[runner].number("batch")) + 1
+	m.make(t, commitCall{runner, m.made[runner], claim, items})
+}
+
+// register says what a runner does: that no batch which it made before is to be taken any more.
+func (m *machine) register(runner string) runnerCall {
+	return runnerCall{what: "register", runner: runner, made: m.made[runner]}
 }
 
 // tell is what a client asks of one task.
@@ -179,6 +185,8 @@ func (m *machine) runner(what string) func(t *rapid.T) {
 			c.id = "local " + c.runner
 		case "unregister":
 			c.open = rapid.Bool().Draw(t, "open")
+		case "register":
+			c.made = m.made[c.runner]
 		}
 		if got := m.make(t, c); what == "adopt" && got.(int64) > 0 {
 			m.members = append(m.members, store.Member(got.(int64), c.id))
@@ -207,7 +215,7 @@ func (m *machine) crash(t *rapid.T) {
 	m.commit(t, runner, 1+below(t, "claim", 4), nil)
 	m.takeOver(t, runner)
 	if !seldom(t, "gone") {
-		m.make(t, runnerCall{what: "register", runner: runner})
+		m.make(t, m.register(runner))
 	}
 }
 

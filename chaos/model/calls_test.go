@@ -151,12 +151,13 @@ func (c taskCall) apply(m *model) any {
 type runnerCall struct {
 	what, runner, id string
 	open             bool
+	made             int64 // number of the last batch, for a registration
 }
 
 func (c runnerCall) send(ctx context.Context, s *server) (any, error) {
 	switch c.what {
 	case "register":
-		ok, _, err := s.queue.Register(ctx, &store.RunnerInfo{ID: c.runner, Lease: lease, Names: []string{taskName}})
+		ok, _, err := s.queue.Register(ctx, &store.RunnerInfo{ID: c.runner, Lease: lease, Names: []string{taskName}, Batch: c.made})
 		return ok, err
 	case "renew":
 		return s.queue.Renew(ctx, c.runner, lease)
@@ -172,7 +173,7 @@ func (c runnerCall) send(ctx context.Context, s *server) (any, error) {
 func (c runnerCall) apply(m *model) any {
 	switch c.what {
 	case "register":
-		return m.register(c.runner)
+		return m.register(c.runner, c.made)
 	case "renew":
 		return m.renew(c.runner)
 	case "unregister":

@@ -22,15 +22,16 @@ type machine struct {
 	ends    map[string]string
 	epoch   int64 // the last one drawn
 	found   map[string][]store.Final
-	byHand  bool // somebody writes to Redis as well
-	drawn   int  // IDs and nonces
+	byHand  bool             // somebody writes to Redis as well
+	drawn   int              // IDs and nonces
+	made    map[string]int64 // number of each runner's last batch
 }
 
 func newMachine(t *rapid.T, s *server, byHand bool) *machine {
 	s.empty(t)
-	m := &machine{server: s, model: newModel(), last: snapshot{}, ends: map[string]string{}, byHand: byHand}
+	m := &machine{server: s, model: newModel(), last: snapshot{}, ends: map[string]string{}, byHand: byHand, made: map[string]int64{}}
 	for _, runner := range runners[:2] {
-		m.make(t, runnerCall{what: "register", runner: runner})
+		m.make(t, m.register(runner))
 	}
 	return m
 }

@@ -19,7 +19,7 @@ const (
 	taskName = "test/a"
 )
 
-func (m *model) register(runner string) bool {
+func (m *model) register(runner string, made int64) bool {
 	if end, found := m.leases[runner]; found && end == 0 {
 		return false
 	}
@@ -28,7 +28,7 @@ func (m *model) register(runner string) bool {
 		r = record{}
 		m.runners[runner] = r
 	}
-	r.set("batch", "0", "host", "", "pid", "0", "version", "", "names", taskName, "started_at", "0",
+	r.set("batch", strconv.FormatInt(max(made, r.number("batch")), 10), "host", "", "pid", "0", "version", "", "names", taskName, "started_at", "0",
 		"lease_ms", strconv.FormatInt(lease.Milliseconds(), 10), "silence_ms", "0")
 	m.leases[runner] = m.told.now + lease.Milliseconds()
 	return true
