@@ -300,12 +300,34 @@ func (c *check) recoveryTimes() {
 	}
 }
 
+// mostHeap is what the heap of a worker may keep at its end: of go-redis and the logger, buffers and pools.
+const mostHeap = 4 << 20
+
+// mostMemory is what Redis may use more when all tasks are gone than at the begin: scripts, buffers of connections.
+const mostMemory = 3 << 20
+
+// used is the memory of all servers that have keys.
+func (w *world) used(ctx context.Context) (int64, error) {
+	var sum atomic.Int64
+	err := w.eachServer(ctx, func(ctx context.Context, server *redis.Client) error {
+		info, err := server.Info(ctx, "memory").Result()
+		sum.Add(field(info, "used_memory:"))
+		return err
+	})
+	return sum.Load(), err
+}
+
 // leftovers checks, when all workers have ended, what they left behind.
 func (c *check) leftovers() {
 	for _, leak := range c.history.leaks {
 		c.problem("goroutines are left: %s", leak)
 	}
 	c.world.insist("connections of workers", c.disconnected)
+	for _, grown := range c.history.grown {
+		if grown > mostHeap {
+			c.problem("a worker's heap is %d bytes larger at its end than at its begin", grown)
+		}
+	}
 	keys := c.keys()
 	documented := []string{
 		"protocol", "queues", "task:", "final:ENDED", "final:ERROR", "final:EXCEPTION", "final:STOPPED", "epoch", "counters", "cleaner",
@@ -379,4 +401,11 @@ func (c *check) emptied() {
 			c.problem("key %s is left when all tasks are removed", k)
 		}
 	}
+	c.world.insist("memory of redis as at the begin", func(ctx context.Context) error {
+		used, err := c.world.used(ctx)
+		if err == nil && used > c.world.before+mostMemory {
+			err = fmt.Errorf("%d bytes, %d before", used, c.world.before)
+		}
+		return err
+	})
 }

@@ -16,7 +16,8 @@ type history struct {
 	frozen  map[int][]span
 	runners map[string]int // ID -> PID
 	leaks   []string
-	heap    []int64
+	grown   []int64       // bytes of heap that workers had more at their end than at their begin
+	heap    map[int]int64 // PID -> at the begin
 }
 
 // span is a time from one instant to another; see ledger.Now.
@@ -52,7 +53,7 @@ type key struct {
 
 func newHistory(lines []ledger.Line) *history {
 	h := &history{
-		runs: map[string][]*run{}, down: map[int]int64{}, kills: map[int]int64{}, frozen: map[int][]span{}, runners: map[string]int{},
+		runs: map[string][]*run{}, down: map[int]int64{}, kills: map[int]int64{}, frozen: map[int][]span{}, runners: map[string]int{}, heap: map[int]int64{},
 	}
 	slices.SortStableFunc(lines, func(a, b ledger.Line) int { return cmp.Compare(a.At, b.At) })
 	open := map[key]*run{}
@@ -109,7 +110,9 @@ func (h *history) take(l ledger.Line, open map[key]*run) {
 	case ledger.Leak:
 		h.leaks = append(h.leaks, l.Error)
 	case ledger.Up:
-		h.heap = append(h.heap, l.Heap)
+		h.heap[l.PID] = l.Heap
+	case ledger.Rest:
+		h.grown = append(h.grown, l.Heap-h.heap[l.PID])
 	}
 }
 

@@ -66,6 +66,7 @@ type world struct {
 	places  []*place
 	serving sync.WaitGroup
 
+	before   int64 // bytes that Redis used when it was empty
 	mu       sync.Mutex
 	rng      *rand.Rand
 	problems []string
@@ -103,6 +104,9 @@ func newWorld(t *testing.T, k kind, seed uint64) *world {
 	}
 	w.watcher = newWatcher(w)
 	w.watchFailovers()
+	if w.before, err = w.used(context.Background()); err != nil {
+		t.Fatal(err)
+	}
 	for i := range places {
 		own := s
 		if w.wires != nil {

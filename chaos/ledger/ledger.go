@@ -25,6 +25,7 @@ const (
 	Checkpoint = "checkpoint" // a write of a run: sent at At, answered at Answered; N is what it wrote
 	Loaded     = "loaded"     // N is the checkpoint that a run found
 	Kill       = "kill"       // a worker is about to be killed
+	Rest       = "rest"       // a worker has shut down: what its heap still holds
 	Leak       = "leak"       // goroutines that a worker left behind
 	Gauge      = "gauge"      // what a worker uses
 )
