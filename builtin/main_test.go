@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { redistest.Main(m, &realRedis) }
 
 // env is one server, with a prefix of its own.
 type env struct {
+	batch  int64 // number of the last batch of a runner that dies
 	rdb    *redis.Client
 	prefix string
 	client *redtask.Client

@@ -22,10 +22,13 @@ func fastMonitor(o builtin.MonitorOptions) redtask.Local {
 // die registers a runner that claims up to n tasks and is never heard of again.
 func (e *env) die(t *testing.T, runner string, n int) []store.Claim {
 	t.Helper()
-	ok, _, err := e.queue.Register(t.Context(), &store.RunnerInfo{ID: runner, Lease: 300 * time.Millisecond, Silence: 200 * time.Millisecond})
+	e.batch++
+	ok, _, err := e.queue.Register(t.Context(), &store.RunnerInfo{
+		ID: runner, Lease: 300 * time.Millisecond, Silence: 200 * time.Millisecond, Batch: e.batch - 1,
+	})
 	require.NoError(t, err)
 	require.True(t, ok)
-	result, err := e.queue.Commit(t.Context(), runner, &store.Batch{Number: 1, Claim: n})
+	result, err := e.queue.Commit(t.Context(), runner, &store.Batch{Number: e.batch, Claim: n})
 	require.NoError(t, err)
 	return result.Claims
 }
