@@ -1,4 +1,4 @@
-# `make` without a target lists them. None but redis and lint needs more than Go.
+# `make` without a target lists them. redis, lint, chaos, break and soak need more than Go: a redis-server, a linter, a C compiler.
 
 LINTER := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 

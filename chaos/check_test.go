@@ -27,7 +27,8 @@ type verdict struct {
 	longest    time.Duration // from a runner's death to its task being in line again
 	lost       int
 	doubled    int
-	excused    int // lost or doubled within the time that Redis' own loss of writes is documented for
+	excused    int           // lost or doubled within the time that Redis' own loss of writes is documented for
+	window     time.Duration // how long before Redis broke the oldest acknowledged start was that it lost
 	thaw       time.Duration
 	problems   []string
 }
@@ -103,6 +104,7 @@ func (c *check) ends(s *started) {
 	case record == nil && s.at == 0:
 	case record == nil && c.world.excused(s.at):
 		c.excused++
+		c.window = max(c.window, c.world.beforeBreak(s.at))
 	case record == nil:
 		c.lost++
 		c.problem("LOST: task %s (%s) was started%s and has no record", s.id, s.wish.task, c.world.sinceBreak(s.at))
@@ -190,7 +192,7 @@ func (c *check) pair(s *started, a, b *run) {
 // nearBreak reports whether a run was under way, or began, when Redis may have forgotten its claim.
 func (c *check) nearBreak(r *run) bool {
 	for _, b := range c.world.breaks {
-		if r.from < b+lossWindow+int64(lease) && (r.to == 0 || r.to > b-lossWindow) {
+		if r.from < b+int64(lossWindow+lease) && (r.to == 0 || r.to > b-int64(lossWindow)) {
 			return true
 		}
 	}

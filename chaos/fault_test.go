@@ -170,9 +170,9 @@ func clockFaults() []fault {
 		},
 		{
 			name: "clock-redis", what: "Redis' clock steps forward and back, by up to an hour", part: inRedis, inject: func(w *world) {
-				w.setClock(w.between(-time.Hour, time.Hour))
+				w.stepClock(w.between(-time.Hour, time.Hour))
 				w.wait(w.between(time.Second, 3*time.Second))
-				w.setClock(0)
+				w.stepClock(0)
 				w.wait(w.between(time.Second, 2*time.Second))
 			},
 		},

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -85,17 +86,19 @@ func redisFaults() []fault {
 			w.wait(w.between(500*time.Millisecond, time.Second))
 		}},
 		{name: "readonly", what: "Redis is a read-only replica for a while (READONLY)", part: inRedis, inject: readOnly},
-		{name: "loading", what: "Redis answers LOADING after a restart", part: inRedis, breaksRedis: true, inject: func(w *world) {
-			w.servers[0].Kill()
-			w.servers[0].RestartWith(w.t, "--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024")
-			w.config("key-load-delay", "0")
-			w.wait(w.between(500*time.Millisecond, 2*time.Second))
-		}},
+		{name: "loading", what: "Redis answers LOADING after a restart", part: inRedis, breaksRedis: true, inject: slowLoading},
 		{name: "no-script", what: "SCRIPT FLUSH, again and again (NOSCRIPT)", part: inRedis, inject: func(w *world) {
 			for range 20 {
 				w.each("SCRIPT FLUSH", func(ctx context.Context, c *redis.Client) error { return c.ScriptFlush(ctx).Err() })
 				w.wait(w.between(0, 50*time.Millisecond))
 			}
+			w.each("scripts sent anew", func(ctx context.Context, c *redis.Client) error {
+				stats, err := c.Info(ctx, "commandstats").Result()
+				if err == nil && !strings.Contains(stats, "cmdstat_eval:") {
+					err = errors.New("none was")
+				}
+				return err
+			})
 		}},
 		{name: "wrong-type", what: "keys of the wrong type and junk among the tasks in line", part: inRedis, inject: wrongType},
 		{
@@ -103,6 +106,44 @@ func redisFaults() []fault {
 			breaksRedis: true, loses: true, slow: true, inject: powerFailure,
 		},
 	}
+}
+
+// slowLoading restarts Redis such that it takes some time to load its data, and refuses calls meanwhile. It looks at its connections
+// while it loads a snapshot, so it makes one before, of keys enough.
+func slowLoading(w *world) {
+	const fillers = 3000
+	w.insist("fill redis", func(ctx context.Context) error {
+		pipe := w.direct.Pipeline()
+		for i := range fillers {
+			pipe.Set(ctx, fmt.Sprint("filler:", i), strings.Repeat("x", 500), time.Minute)
+		}
+		_, err := pipe.Exec(ctx)
+		return err
+	})
+	w.insist("BGREWRITEAOF", func(ctx context.Context) error { return w.direct.BgRewriteAOF(ctx).Err() })
+	w.insist("end of the rewrite", func(ctx context.Context) error {
+		info, err := w.direct.Info(ctx, "persistence").Result()
+		if err == nil && (!strings.Contains(info, "aof_rewrite_in_progress:0") || !strings.Contains(info, "aof_rewrite_scheduled:0")) {
+			err = errors.New("it is under way")
+		}
+		return err
+	})
+	w.servers[0].Kill()
+	w.servers[0].RestartWith(w.t, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+	info, err := w.direct.Info(context.Background(), "persistence").Result()
+	if err != nil || !strings.Contains(info, "loading:1") {
+		w.problem("redis is not loading: %v", err)
+	}
+	w.wait(w.between(500*time.Millisecond, 2*time.Second))
+	w.config("key-load-delay", "0")
+	w.insist("redis has loaded", func(ctx context.Context) error {
+		keys := make([]string, fillers)
+		for i := range keys {
+			keys[i] = fmt.Sprint("filler:", i)
+		}
+		return w.direct.Unlink(ctx, keys...).Err()
+	})
+	w.wait(w.between(500*time.Millisecond, 2*time.Second))
 }
 
 // readOnly makes Redis what a master is after a failover that it did not see: a replica that refuses writes.

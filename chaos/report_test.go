@@ -29,8 +29,8 @@ func report(t *testing.T, verdicts []*verdict) {
 	text.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	sum := verdict{}
 	for _, v := range verdicts {
-		fmt.Fprintf(&text, "| %s | %s | %d | %d | %d | %d | %s | %d | %d | %d |\n", v.fault, cmp.Or(what[v.fault], "several of these at a time"),
-			v.injected, v.tasks, v.runs, v.recoveries, seconds(v.longest), v.lost, v.doubled, v.excused)
+		fmt.Fprintf(&text, "| %s | %s | %d | %d | %d | %d | %s | %d | %d | %s |\n", v.fault, cmp.Or(what[v.fault], "several of these at a time"),
+			v.injected, v.tasks, v.runs, v.recoveries, seconds(v.longest), v.lost, v.doubled, loss(v))
 		sum.injected, sum.tasks, sum.runs, sum.recoveries = sum.injected+v.injected, sum.tasks+v.tasks, sum.runs+v.runs, sum.recoveries+v.recoveries
 		sum.lost, sum.doubled, sum.excused, sum.longest = sum.lost+v.lost, sum.doubled+v.doubled, sum.excused+v.excused, max(sum.longest, v.longest)
 	}
@@ -42,6 +42,14 @@ func report(t *testing.T, verdicts []*verdict) {
 			t.Error(err)
 		}
 	}
+}
+
+// loss is what Redis lost, and how long before it broke the oldest of that was acknowledged.
+func loss(v *verdict) string {
+	if v.window == 0 {
+		return fmt.Sprint(v.excused)
+	}
+	return fmt.Sprintf("%d (%.2f s)", v.excused, v.window.Seconds())
 }
 
 func seconds(d time.Duration) string {

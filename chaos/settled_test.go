@@ -3,6 +3,8 @@ package chaos
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -35,18 +37,22 @@ func (w *world) lossy() bool {
 }
 
 // lossWindow is how long before a break of Redis an acknowledged write may be lost.
-const lossWindow = 2e9
+const lossWindow = 2 * time.Second
 
 // excused reports whether what was acknowledged at this time may be lost: Redis broke soon after.
-func (w *world) excused(at int64) bool {
+func (w *world) excused(at int64) bool { return w.beforeBreak(at) < lossWindow }
+
+// beforeBreak is how long after this time Redis broke next.
+func (w *world) beforeBreak(at int64) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	next := time.Duration(math.MaxInt64)
 	for _, b := range w.breaks {
-		if at <= b && b-at < lossWindow {
-			return true
+		if b >= at {
+			next = min(next, time.Duration(b-at))
 		}
 	}
-	return false
+	return next
 }
 
 // sinceBreak says when something was, in terms of the last time before it, and the first after it, that Redis broke.

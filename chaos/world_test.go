@@ -177,6 +177,18 @@ func (w *world) setClock(off time.Duration) {
 	}
 }
 
+// stepClock sets Redis' clock off, and sees that it is.
+func (w *world) stepClock(off time.Duration) {
+	w.setClock(off)
+	w.insist("another time in redis", func(ctx context.Context) error {
+		now, err := w.direct.Time(ctx).Result()
+		if wrong := now.Sub(time.Now()) - off; err == nil && wrong.Abs() > 5*time.Second {
+			err = fmt.Errorf("its clock is off by %s more than asked for", wrong)
+		}
+		return err
+	})
+}
+
 // begin starts the workers.
 func (w *world) begin() {
 	for _, p := range w.places {
