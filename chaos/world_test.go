@@ -182,7 +182,7 @@ func (w *world) stepClock(off time.Duration) {
 	w.setClock(off)
 	w.insist("another time in redis", func(ctx context.Context) error {
 		now, err := w.direct.Time(ctx).Result()
-		if wrong := now.Sub(time.Now()) - off; err == nil && wrong.Abs() > 5*time.Second {
+		if wrong := time.Until(now) - off; err == nil && wrong.Abs() > 5*time.Second {
 			err = fmt.Errorf("its clock is off by %s more than asked for", wrong)
 		}
 		return err
