@@ -25,7 +25,8 @@ type MonitorOptions struct {
 	FirstDelay time.Duration
 	// LongestDelay bounds that delay. Default 1 min.
 	LongestDelay time.Duration
-	// StableAfter is how long a run must have lasted for its task's recoveries to be forgotten. At least 1 ms. Default 1 min.
+	// StableAfter is how long a run must have lasted, up to its runner's last renewal, for its task's recoveries to be forgotten. At least
+	// 1 ms. Default 1 min.
 	StableAfter time.Duration
 
 	// Logger gets what was taken over. Default slog.Default().

@@ -363,12 +363,14 @@ func (c *check) disconnected(ctx context.Context) error {
 }
 
 // keys lists what is in Redis.
-func (c *check) keys() []string {
+func (c *check) keys() []string { return c.world.keys() }
+
+func (w *world) keys() []string {
 	var mu sync.Mutex
 	found := map[string]bool{}
-	c.world.insist("list keys", func(ctx context.Context) error {
+	w.insist("list keys", func(ctx context.Context) error {
 		clear(found)
-		return c.world.eachServer(ctx, func(ctx context.Context, server *redis.Client) error {
+		return w.eachServer(ctx, func(ctx context.Context, server *redis.Client) error {
 			iterator := server.Scan(ctx, 0, "*", 1000).Iterator()
 			for iterator.Next(ctx) {
 				mu.Lock() // the masters of a cluster are asked side by side
@@ -381,22 +383,21 @@ func (c *check) keys() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// emptied removes all tasks, and checks that nothing of them stays. Among them are those whose start did not say that it had worked.
-func (c *check) emptied() {
-	prefix := c.world.key("task:")
-	for _, k := range c.keys() {
-		id, ok := strings.CutPrefix(k, prefix)
-		if !ok {
-			continue
+// ids are those of the tasks among keys.
+func (w *world) ids(keys []string) []string {
+	var found []string
+	for _, k := range keys {
+		if id, ok := strings.CutPrefix(k, w.key("task:")); ok {
+			found = append(found, id)
 		}
-		c.world.insist("remove task "+id, func(ctx context.Context) error {
-			if c.load.tasks[id] == nil && !c.world.lossy() {
-				if record, err := c.world.client.Get(ctx, id); err != nil || !record.State.Final() {
-					return fmt.Errorf("nobody knows it, and it is not final: %+v, %w", record, err)
-				}
-			}
-			return c.world.client.Remove(ctx, id)
-		})
+	}
+	return found
+}
+
+// emptied removes all tasks, and checks that nothing of them stays.
+func (c *check) emptied() {
+	for _, id := range c.world.ids(c.keys()) {
+		c.world.insist("remove task "+id, func(ctx context.Context) error { return c.world.client.Remove(ctx, id) })
 	}
 	for _, k := range c.keys() {
 		if strings.Contains(k, ":task:") || strings.Contains(k, ":final:") || strings.HasSuffix(k, ":wait") {

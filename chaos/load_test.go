@@ -291,6 +291,11 @@ func (l *load) settle() {
 	}
 	deadline := time.Now().Add(l.world.settling)
 	open := slices.Clone(l.order)
+	for _, id := range l.world.ids(l.world.keys()) { // also those whose start did not say that it had worked
+		if l.tasks[id] == nil {
+			open = append(open, id)
+		}
+	}
 	for len(open) > 0 {
 		open = l.open(open)
 		if time.Now().After(deadline) {
@@ -340,7 +345,7 @@ func (l *load) open(ids []string) []string {
 		ctx, cancel := bounded()
 		pipe := l.world.direct.Pipeline()
 		for _, id := range chunk {
-			pipe.HMGet(ctx, l.world.key("task:"+id), "state", "task")
+			pipe.HMGet(ctx, l.world.key("task:"+id), "state", "task", "local")
 		}
 		replies, err := pipe.Exec(ctx)
 		cancel()

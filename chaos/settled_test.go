@@ -21,10 +21,14 @@ func (l *load) settled(id string, reply redis.Cmder) bool {
 	}
 	state, _ := values.Val()[0].(string)
 	task, _ := values.Val()[1].(string)
-	if redtask.State(state).Final() {
+	local, _ := values.Val()[2].(string)
+	if redtask.State(state).Final() || local != "" {
 		return true
 	}
 	s := l.tasks[id]
+	if s == nil { // a local one's key goes with its runner; junk is not for this check
+		return task == ""
+	}
 	// A start in two commands whose second did not work leaves a hash that is not in line: that is its starter's to know.
 	return task == "" && (s.at == 0 || l.world.excused(s.at)) || s.raw && s.at == 0 && state == ""
 }

@@ -224,12 +224,7 @@ func (c *takeOverCall) send(ctx context.Context, s *server) (any, error) {
 func (c *takeOverCall) apply(m *model) any { return m.takeOver(c.dead, &c.bounds) }
 
 func (c *takeOverCall) moments(m *model) []int64 {
-	moments := []int64{m.leases[c.dead]}
-	for member := range m.owned[c.dead] {
-		_, id, _ := store.ParseMember(member)
-		moments = append(moments, m.tasks[id].number("started_at")+c.bounds.Stable.Milliseconds())
-	}
-	return moments
+	return []int64{m.leases[c.dead]}
 }
 
 func (c *takeOverCall) shift(ms int64) { c.bounds.LeaseEnd -= ms }

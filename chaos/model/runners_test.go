@@ -118,7 +118,13 @@ func (m *model) takeOver(dead string, r *store.Recovery) store.TakenOver {
 		return store.TakenOver{Renewed: true}
 	}
 	m.leases[dead] = 0
+	if m.runners[dead] == nil {
+		m.runners[dead] = record{}
+	}
 	m.runners[dead].remove("batch")
+	if end != 0 {
+		m.runners[dead].set("renewed_at", strconv.FormatInt(end-m.runners[dead].number("lease_ms"), 10))
+	}
 	m.returnInbox(dead)
 	done := store.TakenOver{}
 	jitter := r.Jitter
@@ -174,7 +180,7 @@ func (m *model) recover(dead, member string, bounds *store.Recovery, jitter *int
 		return
 	}
 	recoveries := r.number("recoveries") + 1
-	if m.told.now-r.number("started_at") >= bounds.Stable.Milliseconds() {
+	if m.runners[dead].number("renewed_at")-r.number("started_at") >= bounds.Stable.Milliseconds() {
 		recoveries = 1
 	}
 	r.set("epoch", m.draw(), "attempt", strconv.FormatInt(max(0, r.number("attempt")-1), 10))

@@ -91,6 +91,10 @@ func (s *server) pass(t require.TestingT, ms int64) (shifted bool) {
 						p.ZIncrBy(ctx, base+key, float64(-ms), member)
 					}
 				}
+			case "runner":
+				if before.fields(key).has("renewed_at") {
+					p.HIncrBy(ctx, base+key, "renewed_at", -ms)
+				}
 			case "task":
 				for _, field := range timeFields {
 					if before.fields(key).has(field) {

@@ -293,10 +293,17 @@ func (m *model) shift(ms int64) {
 		}
 	}
 	for _, r := range m.tasks {
-		for _, field := range timeFields {
-			if r.has(field) {
-				r[field] = strconv.FormatInt(r.number(field)-ms, 10)
-			}
+		r.shift(ms, timeFields...)
+	}
+	for _, r := range m.runners {
+		r.shift(ms, "renewed_at")
+	}
+}
+
+func (r record) shift(ms int64, fields ...string) {
+	for _, field := range fields {
+		if r.has(field) {
+			r[field] = strconv.FormatInt(r.number(field)-ms, 10)
 		}
 	}
 }

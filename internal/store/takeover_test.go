@@ -236,11 +236,15 @@ func TestTakeOverAfterAStableRun(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("dead")
 		e.own("dead", "stable", "young")
-		now := e.commit("dead", 0, nil).Now
-		e.set("stable", "recoveries", "10", "started_at", fmt.Sprint(now-60_000))
-		e.set("young", "recoveries", "1", "started_at", fmt.Sprint(now-30_000))
 		recovery := e.expire("dead")
-		require.Equal(t, TakenOver{Back: 1, Delayed: 1}, e.takeOver("dead", recovery))
+		renewed := recovery.LeaseEnd - time.Minute.Milliseconds() // long ago: that time does not count
+		e.set("stable", "recoveries", "10", "started_at", fmt.Sprint(renewed-60_000))
+		e.set("young", "recoveries", "1", "started_at", fmt.Sprint(renewed-59_999))
+		recovery.Limit = 1 // a second call knows it too
+		first := e.takeOver("dead", recovery)
+		require.Equal(t, 1, first.Left)
+		second := e.takeOver("dead", recovery)
+		require.Equal(t, []int{1, 1, 0}, []int{first.Back + second.Back, first.Delayed + second.Delayed, second.Left})
 		require.Equal(t, "1", e.hash("stable")["recoveries"])
 		require.Equal(t, "2", e.hash("young")["recoveries"])
 	})

@@ -20,6 +20,11 @@ end
 -- From here on the runner can neither renew nor commit: score 0 says so until its last task has moved.
 redis.call('ZADD', runners, 0, dead)
 try('HDEL', runner, 'batch')
+-- Up to its last renewal it lived for certain. How long ago it died says nothing of its runs: nobody may have watched.
+if score ~= 0 then
+  try('HSET', runner, 'renewed_at', integer(score - (tonumber(try('HGET', runner, 'lease_ms')) or 0)))
+end
+local renewed = tonumber(try('HGET', runner, 'renewed_at')) or tonumber(now)
 
 local done = { back = 0, delayed = 0, stopped = 0, poisoned = 0 }
 
@@ -77,7 +82,7 @@ local function recover(id, member_epoch)
     return
   end
   local recoveries = tonumber(found[5]) or 0
-  if tonumber(now) - (tonumber(found[6]) or 0) >= stable then
+  if renewed - (tonumber(found[6]) or 0) >= stable then
     recoveries = 0
   end
   recoveries = recoveries + 1
