@@ -36,7 +36,8 @@ type MonitorOptions struct {
 // Monitor makes the task redtask/monitor for [redtask.RunnerOptions.Locals].
 //
 // It takes over from a runner only if its lease is past by Redis' clock, and was not renewed for lease minus safety margin on the
-// monitor's own clock: a Redis clock that jumps, or a failover to an older replica, steals nothing from a runner that lives.
+// monitor's own clock: a Redis clock that jumps, or a failover to an older replica, steals nothing from a runner that lives. Should Redis'
+// clock have been set back, a lease is over when it has not changed for as long as it lasts.
 func Monitor(o MonitorOptions) redtask.Local {
 	f := faults{task: MonitorName}
 	f.duration("Interval", o.Interval, 10*time.Millisecond)

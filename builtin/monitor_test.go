@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redtask/redtask"
@@ -149,12 +150,16 @@ func TestClockThatJumpsStealsNothing(t *testing.T) {
 	id := onMini.start(t, "test/long", redtask.StartOptions{})
 	<-running
 	onMini.runner(t, redtask.NewRegistry(), fastMonitor(builtin.MonitorOptions{}))
-	for jump := range 3 {
-		at := time.Now().Add(time.Duration(jump+1) * time.Hour)
+	for _, jump := range []time.Duration{1, 2, -1, 1, -2} {
+		at := time.Now().Add(jump * time.Hour)
 		onMini.mini.SetTime(at)
+		renewed := func(lease store.Lease) bool {
+			end := time.UnixMilli(lease.End)
+			return end.After(at) && end.Before(at.Add(time.Minute))
+		}
 		eventually(t, "both runners renewed by the new clock", func() bool {
 			leases, _, err := onMini.queue.Leases(t.Context())
-			return err == nil && len(leases) == 2 && leases[0].End > at.UnixMilli() && leases[1].End > at.UnixMilli()
+			return err == nil && len(leases) == 2 && renewed(leases[0]) && renewed(leases[1])
 		})
 	}
 	record, err := onMini.client.Get(t.Context(), id)
@@ -162,6 +167,22 @@ func TestClockThatJumpsStealsNothing(t *testing.T) {
 	require.Equal(t, redtask.StateRunning, record.State)
 	require.Empty(t, running, "it never ran a second time")
 	require.Zero(t, record.Recoveries)
+}
+
+// A clock that was set back leaves a dead runner's lease in the future: that it does not change tells that it is over.
+func TestTasksOfADeadRunnerAfterAClockSetBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		id := e.start(t, "test/count", redtask.StartOptions{})
+		require.Len(t, e.die(t, "dead", 1), 1)
+		later := float64(time.Now().Add(time.Hour).UnixMilli())
+		require.NoError(t, e.rdb.ZAdd(t.Context(), e.key("runners"), redis.Z{Score: later, Member: "dead"}).Err())
+		var ran atomic.Int64
+		registry := redtask.NewRegistry()
+		registry.Register("test/count", count(&ran))
+		e.runner(t, registry, fastMonitor(builtin.MonitorOptions{}))
+		require.Equal(t, redtask.StateEnded, e.wait(t, id).State)
+		require.EqualValues(t, 1, ran.Load())
+	})
 }
 
 func TestMonitorOptionsRefused(t *testing.T) {

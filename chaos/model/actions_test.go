@@ -229,6 +229,7 @@ func (m *machine) takeOver(t *rapid.T, dead string) {
 	c := &takeOverCall{dead, store.Recovery{
 		Most: 3 - below(t, "most", 3), First: time.Second, Longest: 3 * time.Second, Stable: pick(t, "stable", []time.Duration{time.Hour, time.Hour, lease}),
 		Limit: pick(t, "limit", []int{1, 3, store.MaxBatch}), Jitter: below(t, "jitter", 1000), LeaseEnd: m.model.leases[dead],
+		Watched: seldom(t, "watched"),
 	}}
 	if seldom(t, "seen before") {
 		c.bounds.LeaseEnd -= 5000

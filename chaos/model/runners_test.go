@@ -114,7 +114,7 @@ func (m *model) promote(limit int) (moved int, next int64) {
 
 func (m *model) takeOver(dead string, r *store.Recovery) store.TakenOver {
 	end, found := m.leases[dead]
-	if !found || (end != 0 && (end != r.LeaseEnd || end > m.told.now)) {
+	if !found || (end != 0 && (end != r.LeaseEnd || end > m.told.now && !r.Watched)) {
 		return store.TakenOver{Renewed: true}
 	}
 	m.leases[dead] = 0

@@ -29,13 +29,15 @@ type Options struct {
 type Task struct {
 	options Options
 	queue   *store.Queue
-	seen    map[string]observation
+	seen    map[string]*observation
 }
 
-// observation is one lease end and since when, on our own monotonic clock, it has not changed.
+// observation is one lease end and since when, on our own monotonic clock, it has not changed; and what its runner promised.
 type observation struct {
-	end   int64
-	since time.Time
+	end     int64
+	since   time.Time
+	silence time.Duration // 0: not asked yet
+	lease   time.Duration
 }
 
 func New(options Options) *Task {
@@ -46,7 +48,7 @@ func New(options Options) *Task {
 	setDefault(&options.LongestDelay, usual.Longest)
 	setDefault(&options.StableAfter, usual.Stable)
 	setDefault(&options.Logger, slog.Default())
-	return &Task{options: options, seen: map[string]observation{}}
+	return &Task{options: options, seen: map[string]*observation{}}
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -83,16 +85,20 @@ func (t *Task) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seen := make(map[string]observation, len(leases))
+	seen := make(map[string]*observation, len(leases))
 	var faults []error
 	for _, lease := range leases {
-		o, known := t.seen[lease.Runner]
-		if !known || o.end != lease.End {
-			o = observation{end: lease.End, since: time.Now()}
+		o := t.seen[lease.Runner]
+		if o == nil {
+			o = &observation{}
+		}
+		if o.end != lease.End || o.since.IsZero() {
+			o.end, o.since = lease.End, time.Now()
 		}
 		seen[lease.Runner] = o
-		if lease.End < clock.Now {
-			faults = append(faults, t.judge(ctx, lease, o.since))
+		past := lease.End < clock.Now
+		if past || time.Since(o.since) > shortestLease {
+			faults = append(faults, t.judge(ctx, lease, o, past))
 		}
 	}
 	t.seen = seen
@@ -112,25 +118,33 @@ func (t *Task) promote(ctx context.Context) error {
 	}
 }
 
+// shortestLease is when an unchanged lease is first looked at that is not past.
+const shortestLease = time.Second
+
 // judge takes over from a runner whose lease is past by Redis' clock, and which on our own clock has been silent for as long as it may
 // be before it cancels its tasks. So a Redis clock that jumps, or a failover to an older lease, steals nothing from a runner that lives.
-func (t *Task) judge(ctx context.Context, lease store.Lease, since time.Time) error {
-	if lease.End != 0 {
-		silence, err := t.queue.Silence(ctx, lease.Runner)
-		if err != nil {
+// One whose lease has not changed for as long as it lasts is dead whatever that clock says: it may have been set back.
+func (t *Task) judge(ctx context.Context, lease store.Lease, o *observation, past bool) error {
+	if lease.End == 0 {
+		return t.takeOver(ctx, lease, false)
+	}
+	if o.lease == 0 { // asked once: what lives is seen again and again
+		var err error
+		if o.silence, o.lease, err = t.queue.Silence(ctx, lease.Runner); err != nil {
 			return err
 		}
-		if time.Since(since) < silence {
-			return nil
-		}
 	}
-	return t.takeOver(ctx, lease)
+	watched := o.lease > 0 && time.Since(o.since) >= max(o.lease, o.silence)
+	if !watched && (!past || time.Since(o.since) < o.silence) {
+		return nil
+	}
+	return t.takeOver(ctx, lease, watched)
 }
 
-func (t *Task) takeOver(ctx context.Context, lease store.Lease) error {
+func (t *Task) takeOver(ctx context.Context, lease store.Lease, watched bool) error {
 	recovery := store.Recovery{
 		Most: t.options.MaxRecoveries, First: t.options.FirstDelay, Longest: t.options.LongestDelay, Stable: t.options.StableAfter,
-		Limit: store.MaxBatch, LeaseEnd: lease.End,
+		Limit: store.MaxBatch, LeaseEnd: lease.End, Watched: watched,
 	}
 	total := store.TakenOver{}
 	for {

@@ -24,12 +24,13 @@ func TestRegister(t *testing.T) {
 		want := *info
 		want.Silence = 0 // read by Silence alone
 		require.Equal(t, []LiveRunner{{RunnerInfo: want, LeaseEnd: now + 15_000}}, runners)
-		silence, err := e.queue.Silence(e.ctx(), "r")
+		silence, lease, err := e.queue.Silence(e.ctx(), "r")
 		require.NoError(t, err)
 		require.Equal(t, 10*time.Second, silence)
-		silence, err = e.queue.Silence(e.ctx(), "nobody")
+		require.Equal(t, 15*time.Second, lease)
+		silence, lease, err = e.queue.Silence(e.ctx(), "nobody")
 		require.NoError(t, err)
-		require.Zero(t, silence)
+		require.Zero(t, silence+lease)
 	})
 }
 

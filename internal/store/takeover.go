@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Lease is one runner's lease as Redis has it.
@@ -37,16 +35,13 @@ func (q *Queue) Leases(ctx context.Context) ([]Lease, Clock, error) {
 	return leases, Clock{Now: number(v[0]), NextDue: number(v[1])}, nil
 }
 
-// Silence is after how long without a renewal a runner has cancelled its tasks; 0 if it is gone.
-func (q *Queue) Silence(ctx context.Context, runner string) (time.Duration, error) {
-	ms, err := q.rdb.HGet(ctx, q.keys.runner(runner), "silence_ms").Int64()
-	if err == redis.Nil {
-		return 0, nil
-	}
+// Silence is after how long without a renewal a runner has cancelled its tasks, and after how long its lease has ended; 0 if it is gone.
+func (q *Queue) Silence(ctx context.Context, runner string) (silence, lease time.Duration, err error) {
+	found, err := q.rdb.HMGet(ctx, q.keys.runner(runner), "silence_ms", "lease_ms").Result()
 	if err != nil {
-		return 0, fmt.Errorf("read runner %s: %w", runner, explain(err))
+		return 0, 0, fmt.Errorf("read runner %s: %w", runner, explain(err))
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	return time.Duration(number(found[0])) * time.Millisecond, time.Duration(number(found[1])) * time.Millisecond, nil
 }
 
 // Recovery bounds what may happen to a task whose runners die.
@@ -58,6 +53,7 @@ type Recovery struct {
 	Limit    int           // tasks to move in one call
 	Jitter   int           // a random number below 1000
 	LeaseEnd int64         // as it was seen: another one in Redis means that the runner lives
+	Watched  bool          // for a whole lease it has not changed: so it is over, also if it is not past by a clock that was set back
 }
 
 // DefaultRecovery is what holds where nobody configured it.
@@ -79,7 +75,7 @@ func (q *Queue) TakeOver(ctx context.Context, dead string, r *Recovery) (TakenOv
 		q.keys.wait, q.keys.scheduled, q.keys.epoch, q.keys.counters,
 	}
 	reply, err := q.run(ctx, scriptTakeOver, keys, q.keys.base, dead, r.LeaseEnd, r.Limit,
-		r.Most, r.First.Milliseconds(), r.Longest.Milliseconds(), r.Stable.Milliseconds(), r.Jitter)
+		r.Most, r.First.Milliseconds(), r.Longest.Milliseconds(), r.Stable.Milliseconds(), r.Jitter, flag(r.Watched))
 	if err != nil {
 		return TakenOver{}, err
 	}

@@ -5,16 +5,18 @@
 -- KEYS[10] room
 -- ARGV[1] base, `P:{Q}:`  [2] dead runner's ID  [3] the lease end that was seen, ms  [4] tasks at most in this call
 -- ARGV[5] recoveries at most  [6] first delay, ms  [7] longest delay, ms  [8] ms after which a run counts as stable  [9] a random number below 1000
+-- ARGV[10] 1 if the lease end was seen unchanged for a whole lease: then it need not be past
 --
 -- Returns {-1} if the lease was renewed after all; else {left, back, delayed, stopped, poisoned}: what this call did, and the tasks left.
 local runners, runner, running, inbox, control, wait, scheduled, counter, counters = unpack(KEYS)
 local base, dead, seen, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local most, first, longest, stable, jitter = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local watched = ARGV[10] == '1'
 
 redis.call('ZREM', runners, '')
 local score = decimal(redis.call('ZSCORE', runners, dead))
 local now = clock()
-if not score or (score ~= 0 and (score ~= seen or score > tonumber(now))) then
+if not score or (score ~= 0 and (score ~= seen or (score > tonumber(now) and not watched))) then
   return { -1 }
 end
 -- From here on the runner can neither renew nor commit: score 0 says so until its last task has moved.
