@@ -293,6 +293,7 @@ func (l *load) settle() {
 	open := slices.Clone(l.order)
 	for _, id := range l.world.ids(l.world.keys()) { // also those whose start did not say that it had worked
 		if l.tasks[id] == nil {
+			l.world.insist("stop of "+id, func(ctx context.Context) error { return l.end(ctx, &started{id: id}) })
 			open = append(open, id)
 		}
 	}
@@ -321,8 +322,9 @@ func (l *load) reloaded(ctx context.Context, s *started) error {
 	if err := decode(record.Data, &data); err != nil {
 		return err
 	}
-	if data.Reload < s.reload && !record.State.Final() {
-		return fmt.Errorf("it has the data of reload %d, not of %d; %s", data.Reload, s.reload, record.State)
+	// One that was given up meanwhile, because its runners died too often, began anew with what it had when it ended.
+	if data.Reload < s.reload && !record.State.Final() && l.world.watcher.finals(s.id) == 0 {
+		return fmt.Errorf("it has the data of reload %d, not of %d; %+v", data.Reload, s.reload, record)
 	}
 	return nil
 }

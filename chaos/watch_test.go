@@ -162,3 +162,13 @@ func isFinal(kind string) bool {
 	}
 	return false
 }
+
+// finals is how many final events a task had so far.
+func (v *watcher) finals(id string) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if l := v.lives[id]; l != nil {
+		return l.finals
+	}
+	return 0
+}
