@@ -293,7 +293,7 @@ func (l *load) settle() {
 	open := slices.Clone(l.order)
 	for _, id := range l.world.ids(l.world.keys()) { // also those whose start did not say that it had worked
 		if l.tasks[id] == nil {
-			l.world.insist("stop of "+id, func(ctx context.Context) error { return l.end(ctx, &started{id: id}) })
+			l.world.insist("stop of "+id, func(ctx context.Context) error { return l.endUnknown(ctx, id) })
 			open = append(open, id)
 		}
 	}
@@ -338,6 +338,18 @@ func (l *load) end(ctx context.Context, s *started) error {
 		return nil
 	}
 	return err
+}
+
+// endUnknown stops a task that works until it is stopped, and whose starter does not know of it.
+func (l *load) endUnknown(ctx context.Context, id string) error {
+	record, err := l.world.client.Get(ctx, id)
+	switch {
+	case errors.Is(err, redtask.ErrNotFound), errors.Is(err, redtask.ErrWrongType):
+		return nil
+	case err != nil || record.Local || record.Task != "chaos/panic":
+		return err
+	}
+	return l.end(ctx, &started{id: id})
 }
 
 // open returns those of the IDs that are not final, in bulk.
