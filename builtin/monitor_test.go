@@ -150,8 +150,8 @@ func TestClockThatJumpsStealsNothing(t *testing.T) {
 	id := onMini.start(t, "test/long", redtask.StartOptions{})
 	<-running
 	onMini.runner(t, redtask.NewRegistry(), fastMonitor(builtin.MonitorOptions{}))
-	for _, jump := range []time.Duration{1, 2, -1, 1, -2} {
-		at := time.Now().Add(jump * time.Hour)
+	for _, jump := range []time.Duration{time.Hour, 2 * time.Hour, -time.Hour, time.Hour, -2 * time.Hour} {
+		at := time.Now().Add(jump)
 		onMini.mini.SetTime(at)
 		renewed := func(lease store.Lease) bool {
 			end := time.UnixMilli(lease.End)
