@@ -33,6 +33,7 @@ type committer struct {
 	number    int64 // of the last batch
 	before    int64 // of the last batch that was made before the present registration
 	unsure    bool  // the lease was lost: until it is known which runs are still ours, none of them says anything
+	closings  int   // of batches: a comparison that began before the last one does not tell
 
 }
 
@@ -207,21 +208,15 @@ func (c *committer) returnInbox(ctx context.Context) error {
 }
 
 // closeBatches returns the number of the last batch that was made: with the next registration Redis takes none of these any more. One
-// that is under way may have been applied before the lease was lost, and events that it has must not come twice.
+// that is under way may have been applied before the lease was lost, and events that it has must not come twice. None is made from now
+// on until it is known which runs are still this runner's: the next run of a task may have begun elsewhere, and the events of this one
+// would come between. That is asked when the registration worked, too late for a batch made while its answer is on the way.
 func (c *committer) closeBatches() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.before = c.number
+	c.before, c.unsure = c.number, true
+	c.closings++
 	return c.number
-}
-
-// compareFirst lets nothing be said before it is known which runs are still this runner's: the next run of a task may have begun
-// elsewhere, and the events of this one would come between.
-func (c *committer) compareFirst() {
-	c.mu.Lock()
-	c.unsure, c.reconcile = true, true
-	c.mu.Unlock()
-	c.poke()
 }
 
 func (c *committer) mustReconcile() {

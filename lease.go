@@ -186,8 +186,8 @@ func (l *lease) register(ctx context.Context) error {
 		return l.finishTakeover(ctx)
 	}
 	e.setClock(now)
-	e.committer.compareFirst()
 	l.set(true, sent)
+	e.committer.mustReconcile()
 	e.committer.lookAgain()
 	e.logger.Info("the runner takes tasks", "concurrency", e.concurrency, "lease", e.options.Lease)
 	call(e.options.hooks.registered, e.queue.Name())

@@ -350,6 +350,9 @@ func TestEventsOfALostRun(t *testing.T) {
 			if cut.Load() && cmd.Args()[2] == keysOfCommit {
 				return loseAnswer(cmd)
 			}
+			if cut.Load() && cmd.Args()[2] == keysOfRegister && cut.CompareAndSwap(true, false) {
+				time.Sleep(700 * time.Millisecond) // its answer is on the way: time enough to say something too early
+			}
 			return err
 		})
 		b := newBlocker()
@@ -376,11 +379,10 @@ func TestEventsOfALostRun(t *testing.T) {
 			require.NoError(t, err)
 			return strings.Contains(message.Payload, `"once"`)
 		})
+		require.NoError(t, lost.Emit("late", nil), "behind what is under way")
 		e.rdb.ZAdd(t.Context(), e.key("runners"), redis.Z{Score: 0, Member: first.ID()}) // as a monitor does that takes over
 		require.ErrorIs(t, receive(t, "cause", b.causes), ErrLeaseLost)
 		receive(t, "registered again, when it had finished the takeover", registered)
-		_ = lost.Emit("late", nil)
-		cut.Store(false)
 
 		next := receive(t, "next run", b.running)
 		require.Equal(t, id, next.ID())

@@ -21,6 +21,8 @@ const (
 	keysOfCommit = 9
 	keysOfRenew  = 6
 	keysOfAdopt  = 4
+
+	keysOfRegister = 3
 )
 
 // hooked is the same server through a client of its own that has the hook.

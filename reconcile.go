@@ -9,6 +9,9 @@ import (
 
 // compare gives back what Redis says we own and we do not run, and cancels what we run and Redis says is not ours.
 func (c *committer) compare(ctx context.Context) error {
+	c.mu.Lock()
+	closings := c.closings
+	c.mu.Unlock()
 	owned, err := c.engine.queue.Owned(ctx, c.engine.runnerID)
 	if err != nil {
 		return err
@@ -26,7 +29,7 @@ func (c *committer) compare(ctx context.Context) error {
 		}
 	}
 	c.mu.Lock()
-	c.unsure = false
+	c.unsure = c.unsure && c.closings != closings
 	c.mu.Unlock()
 	call(c.engine.options.hooks.reconciled, c.engine.queue.Name())
 	return nil
