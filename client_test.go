@@ -324,6 +324,11 @@ func TestStartsThatWereGivenUp(t *testing.T) {
 	e := newEnv(t, server.Addr, nil)
 	client := e.client(t)
 	start(t, client, "test/x", nil)
+	eventually(t, "nothing is under way", func() bool {
+		client.starter.mu.Lock()
+		defer client.starter.mu.Unlock()
+		return !client.starter.sending
+	})
 	server.Freeze(t)
 	first := make(chan error, 1)
 	ctx, cancel := context.WithCancel(testContext(t))
