@@ -34,7 +34,6 @@ type committer struct {
 	before    int64 // of the last batch that was made before the present registration
 	unsure    bool  // the lease was lost: until it is known which runs are still ours, none of them says anything
 	closings  int   // of batches: a comparison that began before the last one does not tell
-
 }
 
 func newCommitter(e *engine) *committer {

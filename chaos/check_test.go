@@ -14,7 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redtask/redtask"
-	"github.com/redtask/redtask/chaos/ledger"
 )
 
 // verdict is what became of one episode.
@@ -50,11 +49,7 @@ func (c *check) problem(format string, args ...any) {
 // examine reads everything, and checks it.
 func examine(w *world, l *load, f *fault) *check {
 	c := &check{verdict: &verdict{fault: f.name, tasks: len(l.order)}, world: w, load: l, fault: f}
-	lines, err := ledger.Read(w.dir)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	c.history = newHistory(lines)
+	c.history = newHistory(w.lines())
 	c.readRecords()
 	for _, id := range l.order {
 		c.ends(l.tasks[id])

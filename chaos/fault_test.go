@@ -138,7 +138,6 @@ func taskFaults() []fault {
 				{weight: 2, task: "chaos/exit", data: map[string]any{"times": 1}, ends: ended, most: 20},
 				{weight: 2, task: "chaos/exit", data: map[string]any{"times": 1_000_000}, ends: exception, most: 2},
 			},
-			begin: func(w *world) { w.allowExit(exitTask) },
 		},
 		{
 			name: "flood", what: "tasks that emit 10,000 events/s", part: inTasks, inject: pass,

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -319,7 +320,7 @@ func (l *load) reloaded(ctx context.Context, s *started) error {
 	var data struct {
 		Reload int64 `json:"reload"`
 	}
-	if err := decode(record.Data, &data); err != nil {
+	if err := json.Unmarshal(record.Data, &data); err != nil {
 		return err
 	}
 	// One that was given up meanwhile, because its runners died too often, began anew with what it had when it ended.

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"time"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/redtask/redtask"
 )
-
-func decode(data json.RawMessage, to any) error { return json.Unmarshal(data, to) }
 
 // settled reports whether a task is final, or is not there although nobody was told that it is.
 func (l *load) settled(id string, reply redis.Cmder) bool {
