@@ -2,6 +2,7 @@ package redtask
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -101,7 +102,7 @@ func fill(b *testing.B, client *Client, n int) {
 	for n > 0 {
 		requests = requests[:0]
 		for range min(n, 1000) {
-			requests = append(requests, StartRequest{Task: "bench/nothing"})
+			requests = append(requests, StartRequest{Task: "bench/nothing", Data: json.RawMessage(`{"i":123456,"text":"hello world"}`)})
 		}
 		n -= len(requests)
 		_, err := client.StartMany(b.Context(), requests)

@@ -15,7 +15,7 @@ func TestClaim(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
 		e.set("plain", "task", "test/a")
-		e.set("full", "task", "test/b", "data", `{"a":1}`, "keep", "1", "reload_data", "2", "attempt", "4")
+		e.set("full", "task", "test/b", "data", `{"a":1}`, "keep", "1", "epoch", "0", "reload_data", "2", "attempt", "4")
 		e.do("LPUSH", e.keys.wait, "plain", "full")
 		result := e.commit("r", 2, nil)
 		require.Len(t, result.Claims, 2)
@@ -51,7 +51,7 @@ func TestClaimCountsAttempts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			onBoth(t, func(t *testing.T, e *env) {
 				e.register("r")
-				e.set("x", "task", "test/a", "attempt", c.attempt)
+				e.set("x", "task", "test/a", "epoch", "0", "attempt", c.attempt)
 				e.do("LPUSH", e.keys.wait, "x")
 				require.Equal(t, c.want, e.commit("r", 1, nil).Claims[0].Attempt)
 				require.Equal(t, fmt.Sprint(c.want), e.hash("x")["attempt"])

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 )
@@ -28,15 +27,22 @@ func (b *Batch) Emit(id, event string) {
 	b.items = append(b.items, "emit", id, event)
 }
 
-func (b *Batch) fenced(op, id, member string, args ...any) {
+// begin adds a fenced item, but for the n strings that follow it.
+func (b *Batch) begin(op, id, member string, n int) {
 	b.members = append(b.members, member)
-	b.items = append(b.items, op, id, len(args))
-	b.items = append(b.items, args...)
+	b.items = append(b.items, op, id, n)
+}
+
+func (b *Batch) addStrings(values []string) {
+	for _, value := range values {
+		b.items = append(b.items, value)
+	}
 }
 
 // Write sets fields of a task's hash: field, value, …
 func (b *Batch) Write(id, member string, fields ...string) {
-	b.fenced("write", id, member, anys(fields)...)
+	b.begin("write", id, member, len(fields))
+	b.addStrings(fields)
 }
 
 // Leave ends a run's claim.
@@ -49,24 +55,40 @@ type Leave struct {
 }
 
 func (b *Batch) Leave(id, member string, leave *Leave) {
+	event := `{"event":"` + strings.ToLower(leave.State) + `",` + leave.Event
 	index := leave.State
-	if index == "WAIT" || index == "SCHEDULED" {
-		index = "STOPPED" // where it is listed if a pending stop wins
+	n := 2 + len(leave.Fields)
+	switch leave.State {
+	case "REMOVED":
+		b.begin(leave.State, id, member, 1)
+		b.items = append(b.items, event)
+		return
+	case "WAIT":
+		index = "STOPPED" // if a pending stop wins
+	case "SCHEDULED":
+		index = "STOPPED"
+		n++
 	}
-	args := make([]any, 0, 4+len(leave.Fields))
-	args = append(args, leave.State, leave.Delay, indexOf(index, leave.Keep), leave.Event)
-	b.fenced("leave", id, member, append(args, anys(leave.Fields)...)...)
+	b.begin(leave.State, id, member, n)
+	b.items = append(b.items, event, indexOf(index, leave.Keep))
+	if leave.State == "SCHEDULED" {
+		b.items = append(b.items, leave.Delay)
+	}
+	b.addStrings(leave.Fields)
 }
 
 // Swap hands a task from one run to the next after a reload that worked. stopped, whose fields do not count, is for the case that a pending
 // stop wins.
 func (b *Batch) Swap(id, member string, epoch int64, data string, stopped *Leave) {
-	b.fenced("swap", id, member, Member(epoch, id), epoch, data, stopped.Event, indexOf(stopped.State, stopped.Keep))
+	b.begin("swap", id, member, 5)
+	event := `{"event":"` + strings.ToLower(stopped.State) + `",` + stopped.Event
+	b.items = append(b.items, Member(epoch, id), epoch, data, event, indexOf(stopped.State, stopped.Keep))
 }
 
 // KeepOld ends a reload that failed: the data that was tried goes, the data that runs stays.
 func (b *Batch) KeepOld(id, member, tried, running string) {
-	b.fenced("keep", id, member, tried, running)
+	b.begin("keep", id, member, 2)
+	b.items = append(b.items, tried, running)
 }
 
 func indexOf(state string, keep bool) string {
@@ -76,51 +98,8 @@ func indexOf(state string, keep bool) string {
 	return state
 }
 
-func anys(values []string) []any {
-	out := make([]any, len(values))
-	for i, v := range values {
-		out[i] = v
-	}
-	return out
-}
-
 // Member is what stands in running:RUNNER for one claim.
 func Member(epoch int64, id string) string { return strconv.FormatInt(epoch, 10) + ":" + id }
-
-// Outcome says what became of a whole batch.
-type Outcome int
-
-const (
-	Applied      Outcome = iota
-	Replayed             // it had been applied before: the answer was lost, so what it claimed must be looked up
-	Unregistered         // the runner's lease is gone, nothing was done
-)
-
-// Result is what a commit did.
-type Result struct {
-	Outcome Outcome
-	Now     int64    // Redis' clock, Unix ms
-	Codes   []string // one per fenced item: ok, lost, stopped, broken:message, away:message
-	Claims  []Claim
-	Drops   []Drop
-	Faults  []string // keys of the wrong type and the like
-	More    bool     // the claim was filled: more may be in line
-}
-
-// Broken is the error that a code `broken:message` tells.
-func Broken(code string) error { return explain(errors.New(strings.TrimPrefix(code, "broken:"))) }
-
-// Claim is one claimed task.
-type Claim struct {
-	ID, Task, Data string
-	Epoch          int64
-	Attempt        int
-	Keep           bool
-	Reload         bool // a reload was asked for and has not happened yet
-}
-
-// Drop is an ID that was in line and could not be run.
-type Drop struct{ ID, Reason string }
 
 // Commit applies a batch and claims more tasks.
 func (q *Queue) Commit(ctx context.Context, runner string, b *Batch) (*Result, error) {
@@ -137,33 +116,4 @@ func (q *Queue) Commit(ctx context.Context, runner string, b *Batch) (*Result, e
 		return nil, err
 	}
 	return parseCommit(reply, len(b.members))
-}
-
-func parseCommit(reply any, fenced int) (*Result, error) {
-	values, err := list(reply)
-	if err != nil || len(values) == 0 {
-		return nil, badReply("commit", reply)
-	}
-	switch {
-	case text(values[0]) == "unregistered":
-		return &Result{Outcome: Unregistered}, nil
-	case text(values[0]) == "replayed" && len(values) == 2:
-		return &Result{Outcome: Replayed, Now: number(values[1])}, nil
-	case text(values[0]) != "ok" || len(values) != 7:
-		return nil, badReply("commit", reply)
-	}
-	result := &Result{Now: number(values[1]), Codes: texts(values[2]), Faults: texts(values[5]), More: number(values[6]) == 1}
-	claims, drops := texts(values[3]), texts(values[4])
-	if len(result.Codes) != fenced || len(claims)%7 != 0 || len(drops)%2 != 0 {
-		return nil, badReply("commit", reply)
-	}
-	for c := claims; len(c) > 0; c = c[7:] {
-		result.Claims = append(result.Claims, Claim{
-			ID: c[0], Epoch: number(c[1]), Attempt: int(number(c[2])), Task: c[3], Data: c[4], Keep: c[5] != "", Reload: c[6] != "",
-		})
-	}
-	for d := drops; len(d) > 0; d = d[2:] {
-		result.Drops = append(result.Drops, Drop{ID: d[0], Reason: d[1]})
-	}
-	return result, nil
 }

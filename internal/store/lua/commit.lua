@@ -5,22 +5,30 @@
 -- KEYS[9] room
 -- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] number of this batch  [4] tasks to claim at most
 -- ARGV[5] F, the number of fenced items; ARGV[6 .. 5+F] their members `EPOCH:ID`, in the order of the items
--- then the items; `event` is what follows `{"event":"KIND",` in an event's JSON:
---   emit  ID JSON
---   write ID n field value ...                                    (n strings follow it)
---   leave ID n STATE delay_ms index event field value ...         STATE: final, WAIT, SCHEDULED or REMOVED
---   swap  ID n new_member new_epoch data event index              a reload worked: the new instance takes over; index is where the task
---                                                                 is listed if a pending stop wins, REMOVED for a local task
---   keep  ID n data_tried data_running                            a reload failed: the old instance stays
+-- then the items; `event` is an event's JSON, `index` where a final task is listed:
+--   emit      ID event
+--   write     ID n field value ...                                (n strings follow it)
+--   STATE     ID n event index field value ...                    the run ends in a final state
+--   WAIT      ID n event index field value ...                    back to the head of the line; index is for a pending stop that wins
+--   SCHEDULED ID n event index delay_ms field value ...           due later
+--   REMOVED   ID n event                                          a local task leaves no record
+--   swap      ID n new_member new_epoch data event index          a reload worked: the new instance takes over; event and index are for
+--                                                                 a pending stop that wins; index REMOVED: a local task
+--   keep      ID n data_tried data_running                        a reload failed: the old instance stays
 --
 -- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'replayed', now}: the batch had been applied before;
--- {'ok', now, codes, claims, drops, faults, unclaimed}:
---   codes, one per fenced item: ok, lost (the epoch is no more this runner's), stopped (a pending stop won), broken:message,
---   away:message (its key cannot be used just now: say it again);
---   claims, seven strings each: id, epoch, attempt, task, data, keep, reload; drops: id, reason; faults: messages about keys;
---   unclaimed: whether IDs may remain in line.
+-- {'ok', now, codes, claims, last_epoch, drops, faults, unclaimed}:
+--   codes of those fenced items that are not simply done: their number, from 1, and lost (the epoch is no more this runner's), stopped
+--   (a pending stop won), broken:message, or away:message (its key cannot be used just now: say it again);
+--   claims, five strings each: id, attempt, task, data, marks (k: keep its record, r: a reload is pending); last_epoch is the last
+--   claim's, and those before have the numbers before; drops: id, reason; faults: messages about keys; unclaimed: whether IDs may
+--   remain in line.
+--
+-- Making a function costs about as much as a short command, in every call: what the steady state does not need is made in `rarely` and
+-- `refuse`, when it is needed.
 local wait, running, inbox, runner, control, counter, scheduled, counters = unpack(KEYS)
 local base, me, batch, want, fenced = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local tasks, events = base .. 'task:', base .. 'events:'
 
 -- A removal first: a full Redis (noeviction) accepts the writes of a script that began with one.
 redis.call('SREM', running, '')
@@ -34,208 +42,246 @@ if tonumber(last) >= tonumber(batch) then
 end
 
 local codes, claims, drops, faults = {}, {}, {}, {}
-local gone, settled = {}, {}   -- members to remove from running, IDs whose pending intent is settled
-local left = {}                -- members whose claim has ended: by an earlier item of this batch, or by a later claim
-local joined = {}              -- members that a swap of this batch has made
+local last_epoch = ''
+local gone, settled = {}, {}           -- members to remove from running, IDs whose pending intent is settled
+local left = {}                        -- members whose claim has ended: by an earlier item of this batch, or by a later claim
+local joined = {}                      -- members that a swap of this batch has made
 local back, back_members = {}, {}
-local final = {}               -- index -> {score, id, ...}
+local final = {}                       -- index -> {score, id, ...}
 local pending = try('HLEN', control)
 local intents = not failed(pending) and pending > 0
-
-local function fault(key, reply)
-  faults[#faults + 1] = key .. ': ' .. reply.err
-end
 
 -- A call on a key of the queue that may hold anything. Once the first event is out nothing here may raise an error, but for a right that
 -- is lacking: the batch would be sent again, and its events with it.
 local function on(key, command, ...)
   local reply = try(command, key, ...)
   if failed(reply) then
-    fault(key, reply)
+    faults[#faults + 1] = key .. ': ' .. reply.err
     return nil
   end
   return reply
 end
 
-local function publish(id, kind, event)
-  redis.call('PUBLISH', base .. 'events:' .. id, '{"event":"' .. kind .. '",' .. event)
-end
-
-local function intent(id)
-  return intents and redis.call('HGET', control, id)
-end
-
--- Returns what is wrong, and whether only for now: then the run stays this runner's.
-local function set(key, at, to)
+-- One HSET a transition: ARGV[at] to ARGV[to] are fields that go with the state. The event comes whole: Lua hashes each string that it
+-- makes, byte by byte, and events are the longest.
+local function finish(id, key, state, index, event, member, at, to)
+  local reply
   if to < at then
-    return nil
+    reply = try('HSET', key, 'state', state, 'ended_at', now)
+  else
+    reply = try('HSET', key, 'state', state, 'ended_at', now, unpack(ARGV, at, to))
   end
-  local reply = try('HSET', key, unpack(ARGV, at, to))
-  if unreachable(reply) then
-    return 'away:' .. reply.err, true
-  elseif failed(reply) then
-    return 'broken:' .. reply.err
-  end
-end
-
-local function let_go(id, member)
-  gone[#gone + 1], settled[#settled + 1] = member, id
-end
-
-local function put_back(id, member)
-  back[#back + 1], back_members[#back_members + 1] = id, member
-end
-
--- A restart that was promised comes true even if the task ended by itself before it was told. The event's last `,"id":` is its own:
--- within its data a quote in a string is escaped, and what is not in a string stands before.
-local function restart(id, key, event, member)
-  try('HDEL', key, 'output', 'error', 'stack', 'progress')
-  try('HSET', key, 'attempt', '0')
-  put_back(id, member)
-  publish(id, 'wait', '"data":{"reason":"restarted"}' .. string.match(event, '.*(,"id":.*)$'))
-end
-
-local function finish(id, key, state, index, event, member)
-  local reply = try('HSET', key, 'state', state, 'ended_at', now)
-  if unreachable(reply) then
+  local broken = failed(reply)
+  if broken and unreachable(reply) then
     return 'away:' .. reply.err
   end
-  local scores = final[index] or {}
-  final[index] = scores
-  if not failed(reply) then
-    scores[#scores + 1], scores[#scores + 2] = now, id
+  local scores = final[index]
+  if not scores then
+    scores = {}
+    final[index] = scores
   end
-  let_go(id, member)
-  publish(id, string.lower(state), event)
-  return failed(reply) and 'broken:' .. reply.err or nil
-end
-
--- A local task leaves no record.
-local function remove(id, key, event, member)
-  try('DEL', key)
-  let_go(id, member)
-  publish(id, 'removed', event)
-end
-
-local apply = {}
-
-function apply.write(id, key, at, n)
-  return set(key, at, at + n - 1)
-end
-
-function apply.leave(id, key, at, n, member)
-  local state, delay, index, event = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  if state == 'REMOVED' then
-    return remove(id, key, event, member)
+  if not broken then
+    local n = #scores
+    scores[n + 1], scores[n + 2] = now, id
   end
-  local broken, away = set(key, at + 4, at + n - 1)
-  if away then
+  gone[#gone + 1], settled[#settled + 1] = member, id
+  redis.call('PUBLISH', events .. id, event)
+  return broken and 'broken:' .. reply.err or nil
+end
+
+-- The items of the less common kinds.
+local function rarely()
+  local apply = {}
+
+  local function publish(id, event)
+    redis.call('PUBLISH', events .. id, event)
+  end
+
+  local function intent(id)
+    return intents and redis.call('HGET', control, id)
+  end
+
+  -- Returns what is wrong, and whether only for now: then the run stays this runner's.
+  local function set(key, at, to)
+    if to < at then
+      return nil
+    end
+    local reply = try('HSET', key, unpack(ARGV, at, to))
+    if unreachable(reply) then
+      return 'away:' .. reply.err, true
+    elseif failed(reply) then
+      return 'broken:' .. reply.err
+    end
+  end
+
+  local function let_go(id, member)
+    gone[#gone + 1], settled[#settled + 1] = member, id
+  end
+
+  local function put_back(id, member)
+    back[#back + 1], back_members[#back_members + 1] = id, member
+  end
+
+  -- A restart that was promised comes true even if the task ended by itself before it was told. The event's last `,"id":` is its own:
+  -- within its data a quote in a string is escaped, and what is not in a string stands before.
+  local function restart(id, key, event, member)
+    try('HDEL', key, 'output', 'error', 'stack', 'progress')
+    try('HSET', key, 'attempt', '0')
+    put_back(id, member)
+    publish(id, '{"event":"wait","data":{"reason":"restarted"}' .. string.match(event, '.*(,"id":.*)$'))
+  end
+
+  -- A pending stop beats what would put the task back; its event is that of the item, of another kind.
+  local function stop(id, key, index, event, member, at, to)
+    event = '{"event":"stopped"' .. string.sub(event, string.find(event, ',', 1, true), -1)
+    return finish(id, key, 'STOPPED', index, event, member, at, to) or 'stopped'
+  end
+
+  for state in pairs(FINAL) do
+    apply[state] = function(id, key, at, n, member)
+      local to = at + n - 1
+      if state == 'STOPPED' or intent(id) ~= 'restart' then
+        return finish(id, key, state, ARGV[at + 1], ARGV[at], member, at + 2, to)
+      end
+      local broken, away = set(key, at + 2, to)
+      if not away then
+        restart(id, key, ARGV[at], member)
+      end
+      return broken
+    end
+  end
+
+  function apply.WAIT(id, key, at, n, member)
+    local event, to = ARGV[at], at + n - 1
+    if intent(id) == 'stop' then
+      return stop(id, key, ARGV[at + 1], event, member, at + 2, to)
+    end
+    local broken, away = set(key, at + 2, to)
+    if not away then
+      put_back(id, member)
+      publish(id, event)
+    end
     return broken
   end
-  if FINAL[state] and state ~= 'STOPPED' and intent(id) == 'restart' then
-    restart(id, key, event, member)
-    return broken
-  end
-  if FINAL[state] then
-    return finish(id, key, state, index, event, member) or broken
-  end
-  if intent(id) == 'stop' then
-    return finish(id, key, 'STOPPED', index, event, member) or broken or 'stopped'
-  end
-  if state == 'SCHEDULED' then
-    local due = integer(now + delay)
+
+  function apply.SCHEDULED(id, key, at, n, member)
+    local event, to = ARGV[at], at + n - 1
+    if intent(id) == 'stop' then
+      return stop(id, key, ARGV[at + 1], event, member, at + 3, to)
+    end
+    local broken, away = set(key, at + 3, to)
+    if away then
+      return broken
+    end
+    local due = integer(now + ARGV[at + 2])
     if not on(scheduled, 'ZADD', due, id) then
       return 'broken:' .. faults[#faults]
     end
     try('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
     try('HDEL', key, 'runner', 'started_at', 'recoveries')
     let_go(id, member)
-  else
-    put_back(id, member)
+    publish(id, event)
+    return broken
   end
-  publish(id, string.lower(state), event)
-  return broken
-end
 
-function apply.swap(id, key, at, n, member)
-  local new_member, epoch, data, event, index = unpack(ARGV, at, at + 4)
-  local word = intent(id)
-  if word == 'stop' and index == 'REMOVED' then
-    remove(id, key, event, member)
-    return 'stopped'
-  elseif word == 'stop' then
-    return finish(id, key, 'STOPPED', index, event, member) or 'stopped'
+  -- A local task leaves no record.
+  function apply.REMOVED(id, key, at, _, member)
+    try('DEL', key)
+    let_go(id, member)
+    publish(id, ARGV[at])
   end
-  local reply = try('HSET', key, 'epoch', epoch, 'started_at', now)
-  if failed(reply) then
-    return 'broken:' .. reply.err
+
+  function apply.write(_, key, at, n)
+    return (set(key, at, at + n - 1))
   end
-  local found = redis.call('HMGET', key, 'reload_data', 'data')
-  local newest = found[1]
-  if newest then -- without it the data came from the hash's own field, which somebody may have changed since
-    redis.call('HSET', key, 'data', data)
+
+  function apply.swap(id, key, at, n, member)
+    local new_member, epoch, data, event, index = unpack(ARGV, at, at + 4)
+    local word = intent(id)
+    if word == 'stop' and index == 'REMOVED' then
+      apply.REMOVED(id, key, at + 3, 1, member)
+      return 'stopped'
+    elseif word == 'stop' then
+      return finish(id, key, 'STOPPED', index, event, member, 2, 1) or 'stopped'
+    end
+    local reply = try('HSET', key, 'epoch', epoch, 'started_at', now)
+    if failed(reply) then
+      return 'broken:' .. reply.err
+    end
+    local found = redis.call('HMGET', key, 'reload_data', 'data')
+    local newest = found[1]
+    if newest then -- without it the data came from the hash's own field, which somebody may have changed since
+      redis.call('HSET', key, 'data', data)
+    end
+    if newest == data then
+      redis.call('HDEL', key, 'reload_data')
+    end
+    -- Newer data, and a restart, are still to come: the next renewal tells the new run. Without data a task runs with null.
+    local latest = newest or found[2]
+    if (latest and latest ~= '' and latest or 'null') == data and word ~= 'restart' then
+      settled[#settled + 1] = id
+    end
+    redis.call('SADD', running, new_member)
+    joined[new_member] = true
+    gone[#gone + 1] = member
   end
-  if newest == data then
+
+  function apply.keep(id, key, at)
+    local tried, old = ARGV[at], ARGV[at + 1]
+    local found = try('HMGET', key, 'data', 'reload_data')
+    if failed(found) then
+      return 'broken:' .. found.err
+    end
+    if found[2] and found[2] ~= tried then
+      return nil -- newer data came meanwhile, with an intent of its own
+    end
     redis.call('HDEL', key, 'reload_data')
+    if found[1] == tried then
+      redis.call('HSET', key, 'data', old)
+    end
+    -- The intent may be for data that somebody wrote meanwhile.
+    if (found[2] or found[1] or '') == tried and intent(id) == 'reload' then
+      redis.call('HDEL', control, id)
+    end
   end
-  -- Newer data, and a restart, are still to come: the next renewal tells the new run. Without data a task runs with null.
-  local last = newest or found[2]
-  if (last and last ~= '' and last or 'null') == data and word ~= 'restart' then
-    settled[#settled + 1] = id
-  end
-  redis.call('SADD', running, new_member)
-  joined[new_member] = true
-  gone[#gone + 1] = member
-end
 
-function apply.keep(id, key, at)
-  local tried, old = ARGV[at], ARGV[at + 1]
-  local found = try('HMGET', key, 'data', 'reload_data')
-  if failed(found) then
-    return 'broken:' .. found.err
-  end
-  if found[2] and found[2] ~= tried then
-    return nil -- newer data came meanwhile, with an intent of its own
-  end
-  redis.call('HDEL', key, 'reload_data')
-  if found[1] == tried then
-    redis.call('HSET', key, 'data', old)
-  end
-  -- The intent may be for data that somebody wrote meanwhile.
-  if (found[2] or found[1] or '') == tried and intent(id) == 'reload' then
-    redis.call('HDEL', control, id)
-  end
-end
-
--- A record that someone deleted or changed by hand may have been claimed anew: then it is the later run's, although this one's member is
--- still there. Without an epoch, or a hash, nobody else has it.
-local function overtaken(key, id, member)
-  local epoch = try('HGET', key, 'epoch')
-  return type(epoch) == 'string' and epoch .. ':' .. id ~= member
+  return apply
 end
 
 local function apply_items()
-  local held = {}
+  local argv, held, apply = ARGV, nil, nil
   if fenced > 0 then
-    held = redis.call('SMISMEMBER', running, unpack(ARGV, 6, 5 + fenced))
+    held = redis.call('SMISMEMBER', running, unpack(argv, 6, 5 + fenced))
   end
-  local i, fence = 6 + fenced, 0
-  while i <= #ARGV do
-    local op, id = ARGV[i], ARGV[i + 1]
+  local i, fence, length = 6 + fenced, 0, #argv
+  while i <= length do
+    local op, id = argv[i], argv[i + 1]
     if op == 'emit' then
-      redis.call('PUBLISH', base .. 'events:' .. id, ARGV[i + 2])
+      redis.call('PUBLISH', events .. id, argv[i + 2])
       i = i + 3
     else
       fence = fence + 1
-      local n, member, key = tonumber(ARGV[i + 2]), ARGV[5 + fence], base .. 'task:' .. id
+      local n, member, key = tonumber(argv[i + 2]), argv[5 + fence], tasks .. id
+      local code
       if left[member] or (held[fence] ~= 1 and not joined[member]) then
-        codes[fence] = 'lost'
-      elseif overtaken(key, id, member) then
-        codes[fence] = 'lost'
-        left[member], gone[#gone + 1] = true, member
+        code = 'lost'
       else
-        codes[fence] = apply[op](id, key, i + 3, n, member) or 'ok'
-        left[member] = op == 'leave' or op == 'swap'
+        left[member] = op ~= 'write' and op ~= 'keep'
+        -- A record that someone deleted or changed by hand may have been claimed anew: then it is the later run's, although this one's
+        -- member is still there. Without an epoch, or a hash, nobody else has it.
+        local epoch = try('HGET', key, 'epoch')
+        if type(epoch) == 'string' and epoch .. ':' .. id ~= member then
+          code = 'lost'
+          left[member], gone[#gone + 1] = true, member
+        elseif FINAL[op] and not intents then
+          code = finish(id, key, op, argv[i + 4], argv[i + 3], member, i + 5, i + 2 + n)
+        else
+          apply = apply or rarely()
+          code = apply[op](id, key, i + 3, n, member)
+        end
+      end
+      if code then
+        codes[#codes + 1], codes[#codes + 2] = fence, code
       end
       i = i + 3 + n
     end
@@ -252,8 +298,8 @@ local function release()
   if #back > 0 then
     if on(wait, 'RPUSH', unpack(back)) then
       for i, member in ipairs(back_members) do
-        try('HDEL', base .. 'task:' .. back[i], 'state', 'runner', 'started_at', 'recoveries')
-        let_go(back[i], member)
+        try('HDEL', tasks .. back[i], 'state', 'runner', 'started_at', 'recoveries')
+        gone[#gone + 1], settled[#settled + 1] = member, back[i]
       end
     end -- else they stay this runner's, and come back when the line works again
   end
@@ -284,83 +330,100 @@ local function refuse(id, key, message)
   return true
 end
 
--- Reports whether an ID in line runs all the same: only a record that was changed by hand names a runner then.
-local function runs(id, runner, epoch)
-  return runner and try('SISMEMBER', base .. 'running:' .. runner, (epoch or '') .. ':' .. id) == 1
+-- Whether a record that is in line and ran before runs all the same: only one that was changed by hand names a runner then. Returns the
+-- number of the next attempt too, and data of a reload that never came about.
+local function history(id, key, epoch)
+  local found = redis.call('HMGET', key, 'attempt', 'reload_data', 'runner')
+  local runs = found[3] and try('SISMEMBER', base .. 'running:' .. found[3], (epoch or '') .. ':' .. id) == 1
+  return runs, integer((tonumber(found[1]) or 0) + 1), found[2]
 end
 
--- Returns false if a key of the queue is broken: then the IDs stay in line.
-local function read(ids, seen, found)
-  for i = #ids, 1, -1 do
+-- Looks at the IDs that are next; returns false if a key of the queue is broken: then they stay in line.
+local function read(ids, found)
+  local seen, n = {}, 0
+  for i = 1, #ids do
     local id = ids[i]
-    local key = base .. 'task:' .. id
-    local task = try('HMGET', key, 'task', 'data', 'state', 'attempt', 'keep', 'reload_data', 'runner', 'epoch')
+    local key = tasks .. id
+    local record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep')
     if seen[id] then
       drop(id, 'in line twice')
-    elseif unreachable(task) then
-      fault(key, task)
-      return false
-    elseif failed(task) then
-      drop(id, 'its key holds no hash: ' .. task.err)
-    elseif task[3] and task[3] ~= 'WAIT' then
-      drop(id, 'it is ' .. task[3] .. (FINAL[task[3]] and '; to run it again set its state to WAIT, then push it' or ''))
-    elseif runs(id, task[7], task[8]) then
-      redis.call('HSET', key, 'state', 'RUNNING')
-      drop(id, 'it runs; its state was set to WAIT by hand')
-    elseif task[1] then
-      seen[id] = true
-      task.id, task.key = id, key
-      found[#found + 1] = task
-    elseif redis.call('EXISTS', key) == 1 then
-      if not refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again') then
+    elseif failed(record) then
+      if unreachable(record) then
+        faults[#faults + 1] = key .. ': ' .. record.err
         return false
       end
+      drop(id, 'its key holds no hash: ' .. record.err)
     else
-      drop(id, 'there is no hash with this ID')
+      local state, runs, attempt, reload = record[3], false, '1', false
+      if state and state ~= 'WAIT' then
+        drop(id, 'it is ' .. state .. (FINAL[state] and '; to run it again set its state to WAIT, then push it' or ''))
+      else
+        if state or record[4] then -- it ran before; without both it has no more than its start wrote
+          runs, attempt, reload = history(id, key, record[4])
+        end
+        if runs then
+          redis.call('HSET', key, 'state', 'RUNNING')
+          drop(id, 'it runs; its state was set to WAIT by hand')
+        elseif record[1] then
+          seen[id] = true
+          n = n + 1
+          found.ids[n], found.keys[n], found.again[n], found.attempts[n] = id, key, state, attempt
+          local at = #claims
+          claims[at + 1], claims[at + 2], claims[at + 3], claims[at + 4] = id, attempt, record[1], record[2] or ''
+          claims[at + 5] = (record[5] and record[5] ~= '' and 'k' or '') .. (reload and not state and 'r' or '')
+        elseif redis.call('EXISTS', key) == 1 then
+          if not refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again') then
+            return false
+          end
+        else
+          drop(id, 'there is no hash with this ID')
+        end
+      end
     end
   end
   return true
 end
 
-local function claim_all(found)
-  local last_epoch = on(counter, 'INCRBY', #found)
-  if not last_epoch then
+local function take(found)
+  local n = #found.ids
+  local drawn = on(counter, 'INCRBY', n)
+  if not drawn then
     return false
   end
   local members, epochs = {}, {}
-  for i, task in ipairs(found) do
-    epochs[i] = integer(last_epoch - #found + i)
-    members[i] = epochs[i] .. ':' .. task.id
+  for i = 1, n do
+    local epoch = integer(drawn - n + i)
+    epochs[i], members[i] = epoch, epoch .. ':' .. found.ids[i]
   end
+  last_epoch = epochs[n]
   redis.call('SADD', running, unpack(members))
-  for i, task in ipairs(found) do
-    local id, key = task.id, task.key
-    local attempt = integer((tonumber(task[4]) or 0) + 1)
-    if task[3] then -- an explicit WAIT: someone started a final task again by hand, with the data that is there now
-      unindex(base, id)
+  for i = 1, n do
+    local key = found.keys[i]
+    if found.again[i] then -- an explicit WAIT: someone started a final task again by hand, with the data that is there now
+      unindex(base, found.ids[i])
       redis.call('HDEL', key, 'ended_at', 'error', 'output', 'stack', 'progress', 'recoveries', 'reload_data')
-      task[6] = false
     end
-    redis.call('HSET', key, 'state', 'RUNNING', 'epoch', epochs[i], 'runner', me, 'attempt', attempt, 'started_at', now)
-    local at = #claims
-    claims[at + 1], claims[at + 2], claims[at + 3], claims[at + 4] = id, epochs[i], attempt, task[1]
-    claims[at + 5], claims[at + 6], claims[at + 7] = task[2] or '', task[5] or '', task[6] and '1' or ''
+    redis.call('HSET', key, 'state', 'RUNNING', 'epoch', epochs[i], 'runner', me, 'attempt', found.attempts[i], 'started_at', now)
   end
   return true
 end
 
-local function tail(key, n)
-  if n < 1 then
-    return {}
-  end
-  return on(key, 'LRANGE', -n, -1) or {}
-end
-
 local function claim()
-  local woken = tail(inbox, want)
-  local line = tail(wait, want - #woken)
-  local seen, found = {}, {}
-  if not read(woken, seen, found) or not read(line, seen, found) or (#found > 0 and not claim_all(found)) then
+  local ids = {}
+  local woken = on(inbox, 'LRANGE', '-' .. want, '-1') or {}
+  for i = #woken, 1, -1 do
+    ids[#ids + 1] = woken[i]
+  end
+  local line = {}
+  if #woken < want then
+    line = on(wait, 'LRANGE', '-' .. (want - #woken), '-1') or {}
+    for i = #line, 1, -1 do
+      ids[#ids + 1] = line[i]
+    end
+  end
+  local found = { ids = {}, keys = {}, again = {}, attempts = {} }
+  if not read(ids, found) or (found.ids[1] and not take(found)) then
+    claims = {}
     return false
   end
   if #woken > 0 then
@@ -375,7 +438,7 @@ local function claim()
   -- An ID left in the inbox would wait for this runner alone.
   while #woken == want and redis.call('EXISTS', inbox) == 1 and on(inbox, 'LMOVE', wait, 'RIGHT', 'RIGHT') do
   end
-  return #woken + #line == want
+  return #ids == want
 end
 
 apply_items()
@@ -385,4 +448,4 @@ if want > 0 then
   more = claim()
 end
 redis.call('HSET', runner, 'batch', batch)
-return { 'ok', now, codes, claims, drops, faults, more and 1 or 0 }
+return { 'ok', now, codes, claims, last_epoch, drops, faults, more and 1 or 0 }
