@@ -5,7 +5,7 @@ LINTER := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run the quickstart, on a Redis in memory unless REDIS_URL is set
 	@go run ./examples/quickstart
@@ -61,4 +61,14 @@ fuzz: ## fuzz each decoder for a while
 bench: ## measure tasks started and drained, and what they cost Redis
 	go test -run '^$$' -bench . -benchtime 20000x .
 
-.PHONY: help demo test race redis lint check format tidy cover fuzz bench chaos break soak
+BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+HOTPATH := go test -run '^$$' -bench Hot -benchtime 200ms -cpu 2 . ./internal/store
+
+bench-compare: ## measure time and allocations of the hot path, against the baseline of testdata/bench.txt; times compare on one machine only
+	@new=$$(mktemp) && trap "rm -f $$new" EXIT && $(HOTPATH) -count 6 >$$new && \
+		go run $(BENCHSTAT) -ignore cpu baseline=testdata/bench.txt now=$$new
+
+bench-baseline: ## make what is measured now the baseline of bench-compare
+	@new=$$(mktemp) && trap "rm -f $$new" EXIT && $(HOTPATH) -count 10 >$$new && cp $$new testdata/bench.txt
+
+.PHONY: help demo test race redis lint check format tidy cover fuzz bench bench-compare bench-baseline chaos break soak
