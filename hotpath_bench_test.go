@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -122,15 +121,15 @@ func benchRunner(b *testing.B, concurrency int, factory func() Task) {
 type fakeCommits struct {
 	commit string // the script's digest
 	claims []any  // of many tasks, taken in turn
-	codes  []any
 	closed atomic.Bool
 
-	mu sync.Mutex
-	at int // in claims
+	mu    sync.Mutex
+	at    int // in claims
+	epoch int // of the last claim
 }
 
 const (
-	claimFields = 7    // of a claim in a reply
+	claimFields = 5    // of a claim in a reply
 	fakeTasks   = 4096 // far more than run at once: no ID may run twice
 )
 
@@ -139,11 +138,9 @@ func newFakeCommits(b *testing.B) *fakeCommits {
 	prelude, err := os.ReadFile("internal/store/lua/prelude.lua")
 	commit, commitErr := os.ReadFile("internal/store/lua/commit.lua")
 	require.NoError(b, errors.Join(err, commitErr))
-	commits := &fakeCommits{
-		commit: redis.NewScript(string(prelude) + "\n" + string(commit)).Hash(), codes: slices.Repeat([]any{"ok"}, 1000),
-	}
-	for i := range fakeTasks {
-		commits.claims = append(commits.claims, newID(), strconv.Itoa(i+1), "1", "bench/nothing", `{"i":12345,"text":"hello world"}`, "", "")
+	commits := &fakeCommits{commit: redis.NewScript(string(prelude) + "\n" + string(commit)).Hash()}
+	for range fakeTasks {
+		commits.claims = append(commits.claims, newID(), "1", "bench/nothing", `{"i":12345,"text":"hello world"}`, "")
 	}
 	return commits
 }
@@ -171,14 +168,15 @@ func (c *fakeCommits) answer(args []any) any {
 		n, _ := strconv.Atoi(fmt.Sprint(args[2+args[2].(int)+i]))
 		return n
 	}
-	want, fenced := argument(4), argument(5)
+	want := argument(4)
 	if c.closed.Load() {
 		want = 0
 	}
-	return []any{"ok", "1790000000000", c.codes[:fenced], c.claim(want), []any{}, []any{}, int64(min(want, 1))}
+	claims, epoch := c.claim(want)
+	return []any{"ok", "1790000000000", []any{}, claims, epoch, []any{}, []any{}, int64(min(want, 1))}
 }
 
-func (c *fakeCommits) claim(n int) []any {
+func (c *fakeCommits) claim(n int) ([]any, string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.at+n > fakeTasks {
@@ -186,5 +184,6 @@ func (c *fakeCommits) claim(n int) []any {
 	}
 	from := c.at
 	c.at += n
-	return c.claims[from*claimFields : c.at*claimFields]
+	c.epoch += n
+	return c.claims[from*claimFields : c.at*claimFields], strconv.Itoa(c.epoch)
 }
