@@ -32,12 +32,14 @@ type Run struct {
 	cancel   context.CancelCauseFunc
 	returned chan struct{} // closed when Start has returned, or will not be called
 	after    chan struct{} // the same of an earlier run of this ID that may still work here; nil if there is none
-	logger   func() *slog.Logger
 
 	// owned by the run's goroutine
 	task    Task
 	ctx     context.Context // base as ProvideContext wrapped it
 	release func()
+
+	logger     *slog.Logger // made when it is asked for
+	loggerOnce sync.Once
 
 	report string // progress that waits to be written; guarded by the committer's mu
 
@@ -92,7 +94,12 @@ func (r *Run) Attempt() int { return r.attempt }
 func (r *Run) Epoch() int64 { return r.epoch }
 
 // Logger has the run's ID, name, queue, epoch and attempt as attributes.
-func (r *Run) Logger() *slog.Logger { return r.logger() }
+func (r *Run) Logger() *slog.Logger {
+	r.loggerOnce.Do(func() {
+		r.logger = r.engine.logger.With("task", r.name, "id", r.id, "epoch", r.epoch, "attempt", r.attempt)
+	})
+	return r.logger
+}
 
 // Client talks to the run's own queue; see [Client.In] for others.
 func (r *Run) Client() *Client { return r.engine.client }
@@ -188,9 +195,6 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 		r.strict = r.entry.options.Strict
 		r.keep = r.keep || r.entry.options.Keep
 	}
-	r.logger = sync.OnceValue(func() *slog.Logger {
-		return e.logger.With("task", r.name, "id", r.id, "epoch", r.epoch, "attempt", r.attempt)
-	})
 	r.base, r.cancel = context.WithCancelCause(context.WithValue(e.taskContext, runKey{}, r))
 	r.ctx = r.base
 	return r

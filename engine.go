@@ -33,10 +33,11 @@ type engine struct {
 	lease     *lease
 	promoter  *promoter
 
-	clockOffset  atomic.Int64   // ms to add to our clock to get Redis'
-	draining     atomic.Bool    // no claims any more
-	free         atomic.Int64   // slots
-	tasks        sync.WaitGroup // goroutines of tasks
+	clockOffset  atomic.Int64 // ms to add to our clock to get Redis'
+	draining     atomic.Bool  // no claims any more
+	free         atomic.Int64 // slots
+	workers      workers
+	tasks        sync.WaitGroup // tasks that run
 	locals       sync.WaitGroup
 	localContext context.Context
 	endLocals    context.CancelFunc
@@ -129,7 +130,9 @@ func (e *engine) whyNot() string {
 
 // goroutine runs work in a goroutine that shows in profiles whose it is.
 func (r *Run) goroutine(work func()) {
-	go pprof.Do(r.base, pprof.Labels("redtask_id", r.id, "redtask_task", r.name), func(context.Context) { work() })
+	r.engine.workers.run(func() {
+		pprof.Do(r.base, pprof.Labels("redtask_id", r.id, "redtask_task", r.name), func(context.Context) { work() })
+	})
 }
 
 // loseAll cancels every run: the lease is gone, or nearly so.

@@ -122,7 +122,7 @@ func (r *Run) publish(event string, data []byte) error {
 
 func (r *Run) send(event string, data []byte) {
 	r.seq++
-	r.engine.committer.emit(r, `{"event":`+quote(event)+","+r.eventTail(data))
+	r.engine.committer.emit(r, r.encodeEvent(event, data))
 }
 
 // activate publishes the run's first event, then those that were held for it.
@@ -130,11 +130,13 @@ func (r *Run) activate(reason string) {
 	r.emitMu.Lock()
 	defer r.emitMu.Unlock()
 	r.active = true
-	data := `{"attempt":` + strconv.Itoa(r.attempt) + `,"runner":` + quote(r.engine.runnerID)
+	data := make([]byte, 0, 96)
+	data = strconv.AppendInt(append(data, `{"attempt":`...), int64(r.attempt), 10)
+	data = append(append(data, `,"runner":`...), quote(r.engine.runnerID)...)
 	if reason != "" {
-		data += `,"reason":` + quote(reason)
+		data = append(append(data, `,"reason":`...), quote(reason)...)
 	}
-	r.send(EventRunning, []byte(data+"}"))
+	r.send(EventRunning, append(data, '}'))
 	for _, held := range r.held {
 		r.send(held.event, held.data)
 	}
@@ -148,32 +150,60 @@ func (r *Run) lastEvent(data []byte) string {
 	defer r.emitMu.Unlock()
 	r.closed = true
 	r.seq++
-	return r.eventTail(data)
+	return r.encodeEvent("", data)
 }
 
-func (r *Run) eventTail(data []byte) string {
-	if data == nil {
-		data = []byte("null")
+// encodeEvent makes the JSON of the event that has the present seq; without a kind only what follows it.
+func (r *Run) encodeEvent(kind string, data []byte) string {
+	var b strings.Builder
+	b.Grow(128 + len(kind) + len(data) + len(r.id) + len(r.name)) // the numbers are the longest rest, 3 of up to 19 digits
+	if kind != "" {
+		b.WriteString(`{"event":`)
+		writeQuoted(&b, kind)
+		b.WriteByte(',')
 	}
-	tail := make([]byte, 0, 96+len(data)+len(r.id)+len(r.name))
-	tail = append(append(tail, `"data":`...), data...)
-	tail = append(append(tail, `,"id":`...), quote(r.id)...)
-	tail = append(append(tail, `,"task":`...), quote(r.name)...)
-	tail = strconv.AppendInt(append(tail, `,"epoch":`...), r.epoch, 10)
-	tail = strconv.AppendInt(append(tail, `,"seq":`...), r.seq, 10)
-	tail = strconv.AppendInt(append(tail, `,"at":`...), r.engine.now(), 10)
-	return string(append(tail, '}'))
+	b.WriteString(`"data":`)
+	if data == nil {
+		b.WriteString("null")
+	}
+	b.Write(data)
+	b.WriteString(`,"id":`)
+	writeQuoted(&b, r.id)
+	b.WriteString(`,"task":`)
+	writeQuoted(&b, r.name)
+	b.WriteString(`,"epoch":`)
+	writeInt(&b, r.epoch)
+	b.WriteString(`,"seq":`)
+	writeInt(&b, r.seq)
+	b.WriteString(`,"at":`)
+	writeInt(&b, r.engine.now())
+	b.WriteByte('}')
+	return b.String()
 }
 
-// quote makes a JSON string; nearly all are plain.
-func quote(text string) string {
+func writeInt(b *strings.Builder, n int64) {
+	var digits [20]byte
+	b.Write(strconv.AppendInt(digits[:0], n, 10))
+}
+
+// writeQuoted writes a JSON string; nearly all are plain.
+func writeQuoted(b *strings.Builder, text string) {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
 			encoded, _ := json.Marshal(text) // a string always encodes
-			return string(encoded)
+			b.Write(encoded)
+			return
 		}
 	}
-	return `"` + text + `"`
+	b.WriteByte('"')
+	b.WriteString(text)
+	b.WriteByte('"')
+}
+
+func quote(text string) string {
+	var b strings.Builder
+	writeQuoted(&b, text)
+	return b.String()
 }
 
 func errorData(text string) []byte { return []byte(`{"error":` + quote(text) + `}`) }

@@ -43,10 +43,14 @@ func (t *funcTask[In]) Init(ctx context.Context, data json.RawMessage) error {
 func (t *funcTask[In]) Start(ctx context.Context) error { return t.work(ctx, t.in) }
 
 func decode(data json.RawMessage, into any, strict bool) error {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if strict {
-		decoder.DisallowUnknownFields()
+	if !strict {
+		if err := json.Unmarshal(data, into); err != nil {
+			return fmt.Errorf("decode data: %w", err)
+		}
+		return nil
 	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
 		return fmt.Errorf("decode data: %w", err)
 	}

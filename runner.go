@@ -227,6 +227,9 @@ func (r *Runner) stop(ctx context.Context) error {
 	r.services.Wait()
 	r.endLast()
 	r.leases.Wait()
+	for _, e := range r.engines {
+		e.workers.close()
+	}
 	unregistered := r.inEach(func(e *engine) error { return e.unregister(ctx) })
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -46,7 +46,7 @@ func loseAnswer(cmd *redis.Cmd) error {
 // claimed reports whether the answer of a commit brought tasks.
 func claimed(cmd *redis.Cmd) bool {
 	values, ok := cmd.Val().([]any)
-	if !ok || len(values) != 7 {
+	if !ok || len(values) != 8 {
 		return false
 	}
 	claims, ok := values[3].([]any)
@@ -91,8 +91,8 @@ func TestShutdownWaitsForAnEndThatIsAway(t *testing.T) {
 		var once atomic.Bool
 		away := make(chan struct{})
 		own := e.answered(t, func(next func() error, cmd *redis.Cmd) error {
-			if slices.Contains(cmd.Args(), any("leave")) && slices.Contains(cmd.Args(), any("ENDED")) && once.CompareAndSwap(false, true) {
-				cmd.SetVal([]any{"ok", "0", []any{"away:TRYAGAIN Multiple keys request during rehashing of slot"}, []any{}, []any{}, []any{}, int64(0)})
+			if slices.Contains(cmd.Args(), any("ENDED")) && once.CompareAndSwap(false, true) {
+				cmd.SetVal([]any{"ok", "0", []any{int64(1), "away:TRYAGAIN Multiple keys request during rehashing of slot"}, []any{}, "", []any{}, []any{}, int64(0)})
 				close(away)
 				return nil
 			}
