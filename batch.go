@@ -30,12 +30,12 @@ type item struct {
 	sent    bool          // before, in a batch whose codes are lost
 }
 
-// collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim.
-func (c *committer) collect() (*store.Batch, []item) {
+// collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim, or it must wait.
+func (c *committer) collect() *flight {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.unsure {
-		return nil, nil
+	if !c.mayDepart() {
+		return nil
 	}
 	batch := &store.Batch{Number: c.number + 1}
 	n, size := 0, 0
@@ -62,17 +62,16 @@ func (c *committer) collect() (*store.Batch, []item) {
 	}
 	c.makeRoom(emits)
 	if c.hungry && !c.reconcile && c.engine.mayClaim() {
-		batch.Claim = int(max(0, min(c.engine.free.Load(), store.MaxBatch)))
+		batch.Claim = int(max(0, min(c.engine.free.Load()-c.claiming, store.MaxBatch)))
 	}
 	if batch.Claim > 0 {
 		c.engine.fetcher.busy()
-		c.hungry = false // before the call: whoever says meanwhile that IDs are in line means the next one
+		c.hungry = c.more // before the call: whoever says meanwhile that IDs are in line means the next one
 	}
 	if batch.Empty() && batch.Claim == 0 {
-		return nil, nil
+		return nil
 	}
-	c.number++
-	return batch, items
+	return c.takeOff(batch, items)
 }
 
 func (c *committer) makeRoom(sent eventCount) {

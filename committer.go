@@ -12,8 +12,8 @@ import (
 	"github.com/redtask/redtask/internal/store"
 )
 
-// committer is the only writer of an engine's runs. One goroutine sends what tasks did, in order, and claims more in the same call;
-// while a call is under way the next batch collects. So the load decides the size of a batch, and an idle runner waits for nothing.
+// committer is the only writer of an engine's runs. It sends what tasks did, in order, and claims more in the same call; while a call is
+// under way the next batch collects. So the load decides the size of a batch, and an idle runner waits for nothing.
 type committer struct {
 	engine *engine
 	wake   chan struct{} // capacity 1
@@ -25,6 +25,10 @@ type committer struct {
 	unsent    eventCount    // events in items
 	room      chan struct{} // closed when some of them went out
 	hungry    bool          // IDs may be in line
+	more      bool          // the last claim was filled
+	claiming  int64         // slots that the batches under way may fill
+	flights   []*flight     // the batches under way, in order
+	calling   bool          // functions are called now
 	inbox     bool          // an ID may be in the inbox, and no slot free for it
 	reconcile bool          // what Redis says we own must be compared with what we run
 	resting   time.Time     // until then neither of the last two is tried again
@@ -51,15 +55,17 @@ func (c *committer) poke() {
 
 func (c *committer) put(i item) {
 	c.mu.Lock()
-	closed := c.closed
-	if !closed {
-		c.items = append(c.items, i)
-	}
-	c.mu.Unlock()
-	if closed {
+	if c.closed {
+		c.mu.Unlock()
 		c.abandonItems([]item{i})
+		return
 	}
-	c.poke()
+	c.items = append(c.items, i)
+	ready := c.mayDepart()
+	c.mu.Unlock()
+	if ready {
+		c.poke()
+	}
 }
 
 // emit queues an event. With the buffer full it waits for room while Redis is well and the task is not told to stop, else drops the
@@ -74,8 +80,11 @@ func (c *committer) emit(r *Run, event string) {
 		if c.unsent.fits(len(event), c.engine.options.EventBuffer) {
 			c.unsent.add(len(event))
 			c.items = append(c.items, item{op: opEmit, run: r, text: event})
+			ready := c.mayDepart()
 			c.mu.Unlock()
-			c.poke()
+			if ready {
+				c.poke()
+			}
 			return
 		}
 		room := c.room
@@ -225,47 +234,6 @@ func (c *committer) mustReconcile() {
 	c.poke()
 }
 
-// Serve runs until ctx ends; what is queued then is lost, so the engine drains it before.
-func (c *committer) Serve(ctx context.Context) {
-	defer c.abandon()
-	for {
-		c.callAll(ctx)
-		batch, items := c.collect()
-		if batch == nil {
-			select {
-			case <-c.wake:
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		result := c.send(ctx, batch)
-		if result == nil {
-			c.abandonItems(items)
-			return
-		}
-		c.settle(ctx, items, batch, result)
-	}
-}
-
-func (c *committer) callAll(ctx context.Context) {
-	c.mu.Lock()
-	calls := c.calls
-	c.calls = nil
-	ready := !time.Now().Before(c.resting) && c.engine.lease.isHeld()
-	inbox, reconcile := ready && c.inbox, ready && c.reconcile
-	c.mu.Unlock()
-	for _, f := range calls {
-		f(ctx)
-	}
-	if inbox {
-		c.attempt(ctx, "return the IDs in this runner's inbox to the line", &c.inbox, c.returnInbox)
-	}
-	if reconcile {
-		c.attempt(ctx, "compare with redis which tasks this runner has", &c.reconcile, c.compare)
-	}
-}
-
 // attempt does what a flag asks for, and lowers the flag first: it may be raised again meanwhile. What fails is tried again after a rest.
 func (c *committer) attempt(ctx context.Context, what string, flag *bool, do func(context.Context) error) {
 	c.mu.Lock()
@@ -282,24 +250,6 @@ func (c *committer) attempt(ctx context.Context, what string, flag *bool, do fun
 	if ctx.Err() == nil {
 		c.engine.logger.Warn("could not "+what+"; it is tried again", "error", err)
 		time.AfterFunc(rest, c.poke)
-	}
-}
-
-// send sends a batch until Redis has answered. Sent again under its number it is applied once, so a lost reply neither claims twice
-// nor publishes twice; what a lost reply had claimed is found by comparing.
-func (c *committer) send(ctx context.Context, batch *store.Batch) *store.Result {
-	for attempt := 0; ; attempt++ {
-		result, err := c.engine.queue.Commit(ctx, c.engine.runnerID, batch)
-		if err == nil {
-			if attempt > 0 {
-				c.engine.logger.Info("redis answers again", "failed_calls", attempt)
-			}
-			c.healthy.Store(true)
-			return result
-		}
-		if !c.tryAgain(ctx, attempt, err) {
-			return nil
-		}
 	}
 }
 

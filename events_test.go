@@ -321,8 +321,9 @@ func TestUnsentEventsAreBoundedInBytes(t *testing.T) {
 	require.Len(t, e.committer.items, 63, "what fits in 64 MiB, with the JSON around it")
 	require.EqualValues(t, 100, r.seq, "the numbers of dropped ones are used")
 	for e.committer.unsent.events > 0 {
-		batch, _ := e.committer.collect()
-		require.NotNil(t, batch)
+		f := e.committer.collect()
+		require.NotNil(t, f)
+		e.committer.land(f)
 	}
 	require.Zero(t, e.committer.unsent.bytes)
 	require.NoError(t, r.Emit("huge", strings.Repeat("x", maxEventBytes)), "one alone goes, however big")

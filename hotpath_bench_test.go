@@ -168,7 +168,7 @@ func (c *fakeCommits) answer(args []any) any {
 		n, _ := strconv.Atoi(fmt.Sprint(args[2+args[2].(int)+i]))
 		return n
 	}
-	want := argument(4)
+	want := argument(5)
 	if c.closed.Load() {
 		want = 0
 	}

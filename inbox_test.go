@@ -71,7 +71,7 @@ type claimHeld struct {
 func (c *claimHeld) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
-		const want = 3 + keysOfCommit + 3 // evalsha, digest, number of keys; the keys; base, runner, batch
+		const want = 3 + keysOfCommit + 4 // evalsha, digest, number of keys; the keys; base, runner, batch, the one before
 		if args := cmd.Args(); len(args) > want && args[2] == keysOfCommit && fmt.Sprint(args[want]) != "0" && c.armed.CompareAndSwap(true, false) {
 			close(c.held)
 			c.release.wait()
@@ -100,7 +100,9 @@ func TestWakeUpDuringAClaim(t *testing.T) {
 		receive(t, "a claim that found nothing", hook.held)
 		id := start(t, client, "test/end", nil)
 		eventually(t, "the ID is in the inbox, and the committer has been told", func() bool {
-			return e.rdb.LLen(t.Context(), e.key("inbox:"+runner.ID())).Val() == 1 && len(committer.wake) == 1
+			committer.mu.Lock()
+			defer committer.mu.Unlock()
+			return e.rdb.LLen(t.Context(), e.key("inbox:"+runner.ID())).Val() == 1 && committer.inbox
 		})
 		hook.release.open()
 		require.Equal(t, StateEnded, wait(t, client, id).State)

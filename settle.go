@@ -12,7 +12,8 @@ import (
 const faultBackoff = 4
 
 // settle does what the answer to a batch means.
-func (c *committer) settle(ctx context.Context, items []item, batch *store.Batch, result *store.Result) {
+func (c *committer) settle(ctx context.Context, f *flight, result *store.Result) {
+	batch, items := f.batch, f.items
 	c.engine.setClock(result.Now)
 	switch result.Outcome {
 	case store.Unregistered:
@@ -126,13 +127,17 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 			c.giveBack(c.engine.newRun(&result.Claims[i]), c.engine.whyNot())
 		}
 	}
+	if batch.Claim == 0 {
+		return
+	}
+	c.mu.Lock()
+	c.more = result.More
+	c.hungry = c.hungry || c.more // the next batch comes from this goroutine: nobody is to be woken
+	c.mu.Unlock()
 	switch {
-	case batch.Claim == 0:
 	case len(result.Faults) > 0: // what is broken stays so for a while
 		time.AfterFunc(backoff(faultBackoff), c.lookAgain)
-	case result.More:
-		c.lookAgain()
-	default:
+	case !result.More:
 		c.engine.fetcher.await()
 	}
 }

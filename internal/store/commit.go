@@ -13,6 +13,7 @@ const MaxBatch = 64
 // numbered upwards from RunnerInfo.Batch + 1, and one sent again under its number is applied once.
 type Batch struct {
 	Number  int64
+	After   int64 // number of the batch that is under way before this one, which must be applied first; 0 if none is
 	Claim   int
 	members []any
 	items   []any
@@ -107,8 +108,8 @@ func (q *Queue) Commit(ctx context.Context, runner string, b *Batch) (*Result, e
 		q.keys.wait, q.keys.running(runner), q.keys.inbox(runner), q.keys.runner(runner),
 		q.keys.controlHash(runner), q.keys.epoch, q.keys.scheduled, q.keys.counters,
 	}
-	args := make([]any, 0, 5+len(b.members)+len(b.items))
-	args = append(args, q.keys.base, runner, b.Number, b.Claim, len(b.members))
+	args := make([]any, 0, 6+len(b.members)+len(b.items))
+	args = append(args, q.keys.base, runner, b.Number, b.After, b.Claim, len(b.members))
 	args = append(args, b.members...)
 	args = append(args, b.items...)
 	reply, err := q.run(ctx, scriptCommit, keys, args...)

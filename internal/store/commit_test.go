@@ -322,3 +322,32 @@ func TestCommitFullBatch(t *testing.T) {
 		e.requireNoneLost([]string{"r"}, numbered("new", MaxBatch+1)...)
 	})
 }
+
+// A batch that comes before the one that it must follow changes nothing; once that one is applied, or known to be lost, it is.
+func TestCommitEarly(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		claim := e.own("r", "x")["x"]
+		e.start("y")
+		last := e.numbers["r"]
+		events := e.listen()
+		send := func(number, after int64) Outcome {
+			b := &Batch{Number: number, After: after, Claim: 1}
+			b.Emit("x", fmt.Sprintf(`{"event":"of %d","id":"x"}`, number))
+			if number == last+2 {
+				items["ended"](b, &claim)
+			}
+			result, err := e.queue.Commit(e.ctx(), "r", b)
+			require.NoError(t, err)
+			return result.Outcome
+		}
+		require.Equal(t, Early, send(last+2, last+1))
+		require.Equal(t, "RUNNING", e.state("x"))
+		require.Equal(t, []string{"y"}, e.line(), "nothing is claimed")
+		require.Equal(t, Applied, send(last+1, 0))
+		require.Equal(t, Applied, send(last+2, last+1))
+		require.Equal(t, Replayed, send(last+2, last+1))
+		require.Equal(t, Applied, send(last+4, 0), "the one before is known to be lost, as after a failover")
+		require.Equal(t, []string{fmt.Sprintf("of %d x", last+1), fmt.Sprintf("of %d x", last+2), "ended x", fmt.Sprintf("of %d x", last+4)}, events.kinds())
+	})
+}

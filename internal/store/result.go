@@ -13,6 +13,7 @@ const (
 	Applied      Outcome = iota
 	Replayed             // it had been applied before: the answer was lost, so what it claimed must be looked up
 	Unregistered         // the runner's lease is gone, nothing was done
+	Early                // the batch that must be applied first has not come yet, nothing was done
 )
 
 // Result is what a commit did.
@@ -49,6 +50,8 @@ func parseCommit(reply any, fenced int) (*Result, error) {
 	switch {
 	case text(values[0]) == "unregistered":
 		return &Result{Outcome: Unregistered}, nil
+	case text(values[0]) == "early":
+		return &Result{Outcome: Early}, nil
 	case text(values[0]) == "replayed" && len(values) == 2:
 		return &Result{Outcome: Replayed, Now: number(values[1])}, nil
 	case text(values[0]) != "ok" || len(values) != 8:

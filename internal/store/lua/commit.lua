@@ -3,8 +3,8 @@
 --
 -- KEYS[1] wait  [2] running:RUNNER  [3] inbox:RUNNER  [4] runner:RUNNER  [5] control:RUNNER  [6] epoch  [7] scheduled  [8] counters
 -- KEYS[9] room
--- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] number of this batch  [4] tasks to claim at most
--- ARGV[5] F, the number of fenced items; ARGV[6 .. 5+F] their members `EPOCH:ID`, in the order of the items
+-- ARGV[1] base, `P:{Q}:`  [2] runner ID  [3] number of this batch  [4] number of the one that is under way before it, or 0
+-- ARGV[5] tasks to claim at most  [6] F, the number of fenced items; ARGV[7 .. 6+F] their members `EPOCH:ID`, in the order of the items
 -- then the items; `event` is an event's JSON, `index` where a final task is listed:
 --   emit      ID event
 --   write     ID n field value ...                                (n strings follow it)
@@ -16,7 +16,8 @@
 --                                                                 a pending stop that wins; index REMOVED: a local task
 --   keep      ID n data_tried data_running                        a reload failed: the old instance stays
 --
--- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'replayed', now}: the batch had been applied before;
+-- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'early'}: nothing was done, the one before has not come yet;
+-- {'replayed', now}: the batch had been applied before;
 -- {'ok', now, codes, claims, last_epoch, drops, faults, unclaimed}:
 --   codes of those fenced items that are not simply done: their number, from 1, and lost (the epoch is no more this runner's), stopped
 --   (a pending stop won), broken:message, or away:message (its key cannot be used just now: say it again);
@@ -27,7 +28,7 @@
 -- Making a function costs about as much as a short command, in every call: what the steady state does not need is made in `rarely` and
 -- `refuse`, when it is needed.
 local wait, running, inbox, runner, control, counter, scheduled, counters = unpack(KEYS)
-local base, me, batch, want, fenced = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local base, me, batch, before, want, fenced = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local tasks, events = base .. 'task:', base .. 'events:'
 
 -- A removal first: a full Redis (noeviction) accepts the writes of a script that began with one.
@@ -39,6 +40,9 @@ end
 local now = clock()
 if tonumber(last) >= tonumber(batch) then
   return { 'replayed', now }
+end
+if tonumber(last) < tonumber(before) then
+  return { 'early' }
 end
 
 local codes, claims, drops, faults = {}, {}, {}, {}
@@ -251,9 +255,9 @@ end
 local function apply_items()
   local argv, held, apply = ARGV, nil, nil
   if fenced > 0 then
-    held = redis.call('SMISMEMBER', running, unpack(argv, 6, 5 + fenced))
+    held = redis.call('SMISMEMBER', running, unpack(argv, 7, 6 + fenced))
   end
-  local i, fence, length = 6 + fenced, 0, #argv
+  local i, fence, length = 7 + fenced, 0, #argv
   while i <= length do
     local op, id = argv[i], argv[i + 1]
     if op == 'emit' then
@@ -261,7 +265,7 @@ local function apply_items()
       i = i + 3
     else
       fence = fence + 1
-      local n, member, key = tonumber(argv[i + 2]), argv[5 + fence], tasks .. id
+      local n, member, key = tonumber(argv[i + 2]), argv[6 + fence], tasks .. id
       local code
       if left[member] or (held[fence] ~= 1 and not joined[member]) then
         code = 'lost'
