@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redtask/redtask/internal/store"
 )
@@ -144,31 +145,36 @@ func newID() string {
 	return string(id[:])
 }
 
-// starter is group commit for Start: while one call is under way the next batch collects, and one of those who wait for it sends it.
+// starter is group commit for Start: while one call is under way the next batch collects.
 type starter struct {
 	client *Client
+	wake   chan struct{} // capacity 1
 
 	mu      sync.Mutex
 	waiting []*starting
-	sending bool
+	sending bool // a goroutine sends, or waits for more
+	idle    bool // it waits
 }
 
 type starting struct {
+	ctx  context.Context
 	task *store.NewTask
 	done chan error // capacity 1
 }
 
-// start queues a task; whoever finds nobody sending begins to send, until nobody waits.
+// start queues a task, and sees that somebody sends it.
 func (s *starter) start(ctx context.Context, task *store.NewTask) error {
-	mine := &starting{task: task, done: make(chan error, 1)}
+	mine := &starting{ctx: ctx, task: task, done: make(chan error, 1)}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, mine)
-	lead := !s.sending
-	s.sending = true
+	absent, idle := !s.sending, s.idle
+	s.sending, s.idle = true, false
 	s.mu.Unlock()
-	if lead {
-		// The batch holds the tasks of others: it must not die with this caller's ctx.
-		go s.send(context.WithoutCancel(ctx))
+	switch {
+	case absent:
+		go s.send()
+	case idle:
+		s.wake <- struct{}{}
 	}
 	select {
 	case err := <-mine.done:
@@ -192,25 +198,52 @@ func (s *starter) withdraw(mine *starting) bool {
 	return i >= 0
 }
 
-// send sends one batch after the other until nobody waits.
-func (s *starter) send(ctx context.Context) {
+// linger is how long a goroutine that sends stays for the next start: growing the stack of a new one takes longer than encoding a task.
+const linger = 10 * time.Millisecond
+
+// send sends one batch after the other until nobody has come for a while.
+func (s *starter) send() {
+	patience := time.NewTimer(linger)
+	defer patience.Stop()
 	for {
 		s.mu.Lock()
 		n := min(len(s.waiting), maxStartBatch)
 		batch := s.waiting[:n:n]
 		s.waiting = s.waiting[n:]
 		if n == 0 {
-			s.waiting, s.sending = nil, false
+			s.waiting, s.idle = nil, true
 		}
 		s.mu.Unlock()
-		if n == 0 {
-			return
+		if n > 0 {
+			s.sendBatch(batch)
+			continue
 		}
-		s.sendBatch(ctx, batch)
+		patience.Reset(linger)
+		select {
+		case <-s.wake:
+		case <-patience.C:
+			if s.leave() {
+				return
+			}
+			<-s.wake // somebody has come in this moment
+		}
 	}
 }
 
-func (s *starter) sendBatch(ctx context.Context, batch []*starting) {
+// leave ends the sending, unless somebody has just relied on it.
+func (s *starter) leave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.idle {
+		return false
+	}
+	s.sending, s.idle = false, false
+	return true
+}
+
+func (s *starter) sendBatch(batch []*starting) {
+	// The batch holds the tasks of several: it must not die with the ctx of one.
+	ctx := context.WithoutCancel(batch[0].ctx)
 	tasks := make([]store.NewTask, len(batch))
 	for i, b := range batch {
 		tasks[i] = *b.task

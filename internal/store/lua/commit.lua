@@ -30,6 +30,7 @@
 local wait, running, inbox, runner, control, counter, scheduled, counters = unpack(KEYS)
 local base, me, batch, before, want, fenced = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local tasks, events = base .. 'task:', base .. 'events:'
+local call, protected, type = redis.call, redis.pcall, type -- locals are found faster
 
 -- A removal first: a full Redis (noeviction) accepts the writes of a script that began with one.
 redis.call('SREM', running, '')
@@ -69,15 +70,18 @@ end
 -- One HSET a transition: ARGV[at] to ARGV[to] are fields that go with the state. The event comes whole: Lua hashes each string that it
 -- makes, byte by byte, and events are the longest.
 local function finish(id, key, state, index, event, member, at, to)
-  local reply
+  local reply, broken
   if to < at then
-    reply = try('HSET', key, 'state', state, 'ended_at', now)
+    reply = protected('HSET', key, 'state', state, 'ended_at', now)
   else
-    reply = try('HSET', key, 'state', state, 'ended_at', now, unpack(ARGV, at, to))
+    reply = protected('HSET', key, 'state', state, 'ended_at', now, unpack(ARGV, at, to))
   end
-  local broken = failed(reply)
-  if broken and unreachable(reply) then
-    return 'away:' .. reply.err
+  if type(reply) == 'table' then -- an error; `try` raises it if it is for a right that is lacking
+    reply = try('HSET', key, 'state', state, 'ended_at', now, unpack(ARGV, at, to))
+    broken = failed(reply)
+    if broken and unreachable(reply) then
+      return 'away:' .. reply.err
+    end
   end
   local scores = final[index]
   if not scores then
@@ -88,8 +92,11 @@ local function finish(id, key, state, index, event, member, at, to)
     local n = #scores
     scores[n + 1], scores[n + 2] = now, id
   end
-  gone[#gone + 1], settled[#settled + 1] = member, id
-  redis.call('PUBLISH', events .. id, event)
+  gone[#gone + 1] = member
+  if intents then
+    settled[#settled + 1] = id
+  end
+  call('PUBLISH', events .. id, event)
   return broken and 'broken:' .. reply.err or nil
 end
 
@@ -261,7 +268,7 @@ local function apply_items()
   while i <= length do
     local op, id = argv[i], argv[i + 1]
     if op == 'emit' then
-      redis.call('PUBLISH', events .. id, argv[i + 2])
+      call('PUBLISH', events .. id, argv[i + 2])
       i = i + 3
     else
       fence = fence + 1
@@ -273,7 +280,10 @@ local function apply_items()
         left[member] = op ~= 'write' and op ~= 'keep'
         -- A record that someone deleted or changed by hand may have been claimed anew: then it is the later run's, although this one's
         -- member is still there. Without an epoch, or a hash, nobody else has it.
-        local epoch = try('HGET', key, 'epoch')
+        local epoch = protected('HGET', key, 'epoch')
+        if type(epoch) == 'table' then
+          epoch = try('HGET', key, 'epoch')
+        end
         if type(epoch) == 'string' and epoch .. ':' .. id ~= member then
           code = 'lost'
           left[member], gone[#gone + 1] = true, member
@@ -348,10 +358,13 @@ local function read(ids, found)
   for i = 1, #ids do
     local id = ids[i]
     local key = tasks .. id
-    local record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep')
+    local record = protected('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep')
+    if record.err then
+      record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep')
+    end
     if seen[id] then
       drop(id, 'in line twice')
-    elseif failed(record) then
+    elseif record.err then
       if unreachable(record) then
         faults[#faults + 1] = key .. ': ' .. record.err
         return false
@@ -407,7 +420,7 @@ local function take(found)
       unindex(base, found.ids[i])
       redis.call('HDEL', key, 'ended_at', 'error', 'output', 'stack', 'progress', 'recoveries', 'reload_data')
     end
-    redis.call('HSET', key, 'state', 'RUNNING', 'epoch', epochs[i], 'runner', me, 'attempt', found.attempts[i], 'started_at', now)
+    call('HSET', key, 'state', 'RUNNING', 'epoch', epochs[i], 'runner', me, 'attempt', found.attempts[i], 'started_at', now)
   end
   return true
 end

@@ -27,9 +27,7 @@ local function fault(reply)
 end
 
 local function write(id, key, at, n)
-  local fields = { unpack(ARGV, at, at + n - 1) }
-  fields[n + 1], fields[n + 2] = 'created_at', now
-  local added = try('HSET', key, unpack(fields))
+  local added = try('HSET', key, 'created_at', now, unpack(ARGV, at, at + n - 1))
   if failed(added) then
     return fault(added)
   end
@@ -37,18 +35,33 @@ local function write(id, key, at, n)
   return 'ok'
 end
 
-local function start(id, nonce, at, n)
-  local key = base .. 'task:' .. id
-  if nonce == '' then -- a hash is there only if this is a replay of a start whose reply was lost: the task may have gone on since
-    local there = try('HEXISTS', key, 'task')
-    if failed(there) then
-      return fault(there)
+local tasks = base .. 'task:'
+
+-- Whether none of the IDs that a client drew has a key: asked once for all of them, for nearly always none has.
+local function fresh()
+  local keys, i = {}, 2
+  while i <= #ARGV do
+    if ARGV[i + 1] == '' then
+      keys[#keys + 1] = tasks .. ARGV[i]
     end
-    return there == 1 and 'ok' or write(id, key, at, n)
+    i = i + 3 + ARGV[i + 2]
+  end
+  return #keys > 0 and try('EXISTS', unpack(keys)) == 0
+end
+
+local all_fresh = fresh()
+
+local function start(id, nonce, at, n)
+  local key = tasks .. id
+  if nonce == '' and all_fresh then
+    return write(id, key, at, n)
   end
   local old = try('HMGET', key, 'nonce', 'state', 'task')
   if failed(old) then
     return fault(old)
+  end
+  if nonce == '' then -- a hash is there only if this is a replay of a start whose reply was lost: the task may have gone on since
+    return old[3] and 'ok' or write(id, key, at, n)
   end
   if old[1] == nonce then
     return 'ok'
