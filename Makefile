@@ -23,6 +23,7 @@ redis: ## run the tests with the race detector; a missing redis-server is a fail
 lint: ## vet, staticcheck and more, as .golangci.yml says
 	go run $(LINTER) run
 	cd chaos && go run $(LINTER) run
+	cd bench && go run $(LINTER) run
 
 DURATION ?= 3m
 SEED ?= 1
@@ -41,6 +42,7 @@ soak: ## watch what an idle, a busy and a saturated world use, for DURATION=10m
 check: format tidy lint redis ## all that must hold before a commit: format, tidy, lint, race on miniredis and on real Redis
 	go build ./...
 	cd chaos && go vet ./... && go test -race ./model/...
+	cd bench && go vet ./... && go test ./...
 
 format:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; echo "run gofmt -w ."; exit 1; }
@@ -48,6 +50,7 @@ format:
 tidy: ## check that go.mod and go.sum are as go mod tidy makes them
 	go mod tidy -diff
 	cd chaos && go mod tidy -diff
+	cd bench && go mod tidy -diff
 
 cover: ## measure what the tests cover
 	go test -coverprofile=cover.out -coverpkg=./... ./...
@@ -58,7 +61,12 @@ fuzz: ## fuzz each decoder for a while
 		dir=$$(dirname $$(grep -rl --include=*_test.go "^func $$name(" .)); \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 20s $$dir || exit 1; done
 
-bench: ## measure tasks started and drained, and what they cost Redis
+QUICK ?=
+
+bench: ## measure redtask beside its peers and its limits; QUICK=1 in a minute, and without publishing
+	@cd bench && go run . $(if $(QUICK),-quick,-csv ../docs/benchmarks.csv -markdown ../docs/benchmarks.md)
+
+microbench: ## measure tasks started and drained with go test, and what they cost Redis
 	go test -run '^$$' -bench . -benchtime 20000x .
 
 BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
@@ -71,4 +79,4 @@ bench-compare: ## measure time and allocations of the hot path, against the base
 bench-baseline: ## make what is measured now the baseline of bench-compare
 	@new=$$(mktemp) && trap "rm -f $$new" EXIT && $(HOTPATH) -count 10 >$$new && cp $$new testdata/bench.txt
 
-.PHONY: help demo test race redis lint check format tidy cover fuzz bench bench-compare bench-baseline chaos break soak
+.PHONY: help demo test race redis lint check format tidy cover fuzz bench microbench bench-compare bench-baseline chaos break soak

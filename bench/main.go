@@ -1,0 +1,114 @@
+// Package main measures redtask beside its peers, and beside limits that nothing with its duties can pass, on one machine in one run.
+// See README.md.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	if len(os.Args) > 1 && isRole(os.Args[1]) {
+		os.Exit(runChild(os.Args[1:], os.Stdin, os.Stdout))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := runBench(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the flags.
+type settings struct {
+	quick    bool
+	repeats  int
+	only     string
+	systems  string
+	csv      string
+	markdown string
+	optional map[string]*bool
+}
+
+func parseFlags(args []string) (*settings, error) {
+	s := &settings{optional: map[string]*bool{}}
+	set := flag.NewFlagSet("bench", flag.ContinueOnError)
+	set.BoolVar(&s.quick, "quick", false, "measure less: the main rows, fewer tasks, once")
+	set.IntVar(&s.repeats, "repeats", 0, "how often each measurement is repeated (default 3, with -quick 1)")
+	set.StringVar(&s.only, "only", "", "measure only workloads that match this `regexp`, as drain/100")
+	set.StringVar(&s.systems, "systems", "", "measure only these systems, separated by commas")
+	set.StringVar(&s.csv, "csv", "", "write what was measured to this `file`")
+	set.StringVar(&s.markdown, "markdown", "", "write the tables into this `file`, between its markers")
+	for _, e := range entrants() {
+		if e.optional {
+			s.optional[e.name] = set.Bool(e.name, false, "measure "+e.name+" as well")
+		}
+	}
+	if err := set.Parse(args); err != nil {
+		return nil, err
+	}
+	if s.repeats == 0 {
+		s.repeats = 3
+		if s.quick {
+			s.repeats = 1
+		}
+	}
+	if s.repeats < 1 || set.NArg() > 0 {
+		return nil, fmt.Errorf("-repeats %d, further arguments %q: use at least 1, and none", s.repeats, set.Args())
+	}
+	return s, nil
+}
+
+func (s *settings) plan() (*plan, []string, error) {
+	only, err := regexp.Compile(s.only)
+	if err != nil {
+		return nil, nil, fmt.Errorf("-only: %w", err)
+	}
+	var wanted, flags []string
+	if s.systems != "" {
+		wanted = strings.Split(s.systems, ",")
+	}
+	for name, on := range s.optional {
+		if *on {
+			flags = append(flags, name)
+		}
+	}
+	chosen, notes, err := choose(entrants(), wanted, flags)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &plan{workloads: chooseWorkloads(workloads(), only, s.quick), entrants: chosen, repeats: s.repeats, quick: s.quick, progress: os.Stderr}
+	if len(p.workloads) == 0 || len(p.entrants) == 0 {
+		return nil, notes, fmt.Errorf("nothing to measure: -only %q, -systems %q%s", s.only, s.systems, strings.Join(notes, "; "))
+	}
+	return p, notes, nil
+}
+
+func runBench(ctx context.Context, args []string) error {
+	s, err := parseFlags(args)
+	if err != nil {
+		return err
+	}
+	p, notes, err := s.plan()
+	if err != nil {
+		return err
+	}
+	rows, err := p.run(ctx)
+	if err != nil {
+		return err
+	}
+	for _, note := range notes {
+		fmt.Println(note)
+	}
+	for _, r := range rows {
+		fmt.Printf("%+v\n", r)
+	}
+	return nil
+}

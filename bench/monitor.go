@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// countCalls counts for a while the commands that clients send, by MONITOR: INFO does not tell them from those within scripts. MONITOR costs
+// the server something for each command, so this is for idle ones only.
+func (s *server) countCalls(ctx context.Context, window time.Duration) (int, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.addr)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	reader := bufio.NewReader(conn)
+	if _, err := conn.Write([]byte("MONITOR\r\n")); err != nil {
+		return 0, err
+	}
+	if line, err := reader.ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
+		return 0, fmt.Errorf("MONITOR: answer %q: %w", line, err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(window)); err != nil {
+		return 0, err
+	}
+	calls := 0
+	for {
+		line, err := reader.ReadString('\n')
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return 0, ctx.Err()
+		case err != nil && isTimeout(err):
+			return calls, nil
+		case err != nil:
+			return 0, fmt.Errorf("MONITOR: %w", err)
+		case isClientCall(line):
+			calls++
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// isClientCall reports whether a line of MONITOR, as `+1790000000.123456 [0 127.0.0.1:50000] "PING"`, is a client's; within scripts it has
+// `[0 lua]`.
+func isClientCall(line string) bool {
+	_, rest, ok := strings.Cut(line, " [")
+	source, _, closed := strings.Cut(rest, "]")
+	return ok && closed && strings.HasPrefix(line, "+") && !strings.HasSuffix(source, " lua")
+}
