@@ -13,6 +13,9 @@ const subject = "redtask"
 func entrants() []entrant {
 	return []entrant{
 		redtaskEntrant(),
+		limitScriptEntrant(),
+		limitPipelineEntrant(),
+		limitEvalshaEntrant(),
 	}
 }
 
