@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -100,15 +101,38 @@ func runBench(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	where, err := machine(ctx, time.Now())
+	if err != nil {
+		return err
+	}
 	rows, err := p.run(ctx)
 	if err != nil {
 		return err
 	}
-	for _, note := range notes {
-		fmt.Println(note)
+	o := p.outcome(rows, where, notes)
+	o.text(os.Stdout)
+	if s.csv != "" {
+		if err := writeCSV(s.csv, rows); err != nil {
+			return err
+		}
 	}
-	for _, r := range rows {
-		fmt.Printf("%+v\n", r)
+	if s.markdown != "" {
+		return o.publish(s.markdown)
 	}
 	return nil
+}
+
+func (p *plan) outcome(rows []row, where string, notes []string) *outcome {
+	o := &outcome{
+		machine: where, settings: fmt.Sprintf("Medians of %d repeats, with the least and the most. Nx: so many times better is redtask.", p.repeats),
+		verdicts: verdicts(collect(rows)), tables: tables(rows, p.workloads, names(p.entrants)),
+	}
+	for _, e := range p.entrants {
+		o.notes = append(o.notes, e.name+": "+e.about)
+	}
+	o.notes = append(o.notes, notes...)
+	if p.quick {
+		o.notes = append(o.notes, "A quick run: fewer tasks, once. Its numbers are no more than a hint.")
+	}
+	return o
 }

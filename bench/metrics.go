@@ -7,7 +7,12 @@ type metric struct {
 	more bool // more is better
 }
 
-func (m metric) String() string { return m.name + ", " + m.unit }
+func (m metric) String() string {
+	if m.unit == "1" {
+		return m.name
+	}
+	return m.name + ", " + m.unit
+}
 
 var (
 	throughput      = metric{"throughput", "tasks/s", true}
@@ -47,4 +52,18 @@ type row struct {
 	metric                      string
 	value                       float64
 	unit                        string
+}
+
+// findMetric finds a metric by its name and unit in the CSV.
+func findMetric(name, unit string) metric {
+	for _, m := range []metric{
+		throughput, redisCPU, redisCPUStart, redisCPUDrain, processCPU, commandsPerTask, tripsPerTask, peakMemory, latencyMedian, latencyHigh, samples,
+		taskMemory, commandsRate, tripsRate, callsRate, redisLoad, slowestCommand, allStarted, runningMemory, memoryPerTask, published, received,
+		lostEvents,
+	} {
+		if m.name == name && m.unit == unit {
+			return m
+		}
+	}
+	return metric{name: name, unit: unit}
 }

@@ -33,7 +33,7 @@ func workloads() []workload {
 			about: "One goroutine starts tasks in bulk.",
 		},
 		{
-			name: "pick-up", noun: "task at a time", parameters: []string{"1"}, quick: []string{"1"}, main: latencyMedian, run: pickUp,
+			name: "pick-up", noun: "tasks at a time", parameters: []string{"1"}, quick: []string{"1"}, main: latencyMedian, run: pickUp,
 			about: "The call that starts a task begins in one process, its handler begins in another, which is idle: a pause of 5 to 50 ms is before each.",
 		},
 		{
@@ -45,7 +45,7 @@ func workloads() []workload {
 			about: "What Redis holds for each task in line.",
 		},
 		{
-			name: "idle", noun: "worker", parameters: []string{"1"}, quick: []string{"1"}, main: commandsRate, once: true, together: true, run: idle,
+			name: "idle", noun: "workers", parameters: []string{"1"}, quick: []string{"1"}, main: commandsRate, once: true, together: true, run: idle,
 			about: "What a worker does in Redis that has nothing to do.",
 		},
 		{
@@ -64,7 +64,7 @@ func workloads() []workload {
 }
 
 func (w *workload) title(parameter string) string {
-	return w.name + ", " + parameter + " " + w.noun
+	return w.name + ", " + w.noun + ": " + parameter
 }
 
 // chooseWorkloads picks those whose name and parameter, as in `drain/100`, match; for a quick run only the main ones.
