@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/csv"
-	"fmt"
 	"os"
 	"strconv"
 )
@@ -25,31 +24,4 @@ func writeCSV(path string, rows []row) error {
 		err = closed
 	}
 	return err
-}
-
-func readCSV(path string) ([]row, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	reader := csv.NewReader(file)
-	reader.FieldsPerRecord = len(csvHeader)
-	lines, err := reader.ReadAll()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	var rows []row
-	for i, line := range lines[min(1, len(lines)):] {
-		repeat, err := strconv.Atoi(line[3])
-		if err != nil {
-			return nil, fmt.Errorf("%s: line %d: repeat %q is not a number", path, i+2, line[3])
-		}
-		value, err := strconv.ParseFloat(line[5], 64)
-		if err != nil {
-			return nil, fmt.Errorf("%s: line %d: value %q is not a number", path, i+2, line[5])
-		}
-		rows = append(rows, row{line[0], line[1], line[2], repeat, line[4], value, line[6]})
-	}
-	return rows, nil
 }

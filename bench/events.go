@@ -87,7 +87,8 @@ func (c *child) countEvents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.Count, r.Lost, r.Disordered, r.Ended, r.Seconds = tally.received, tally.lost, tally.disordered, tally.ended, tally.last.Sub(tally.first).Seconds()
+	r.Count, r.Lost, r.Disordered, r.Gaps, r.Ended = tally.received, tally.lost, tally.disordered, tally.gaps, tally.ended
+	r.Seconds = tally.last.Sub(tally.first).Seconds()
 	c.say(r)
 	return nil
 }

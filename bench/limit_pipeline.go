@@ -11,7 +11,7 @@ import (
 )
 
 func limitPipelineEntrant() entrant {
-	return entrant{name: "limit-pipeline", about: "the same transitions by a pipeline, without any safety", only: "^(drain|start|bulk|pick-up)$", open: openLimitPipeline}
+	return entrant{name: "limit-pipeline", about: "the same transitions by a pipeline, without any safety", only: "^(drain|start|bulk)$", open: openLimitPipeline}
 }
 
 func openLimitPipeline(_ context.Context, addr string, _ int) (system, error) {

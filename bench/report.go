@@ -46,6 +46,7 @@ type report struct {
 	Count       int     `json:"count,omitempty"`
 	Lost        int     `json:"lost,omitempty"`
 	Disordered  int     `json:"disordered,omitempty"`
+	Gaps        int     `json:"gaps,omitempty"`
 	Ended       int     `json:"ended,omitempty"`
 	Usage       usage   `json:"usage"` // CPU of the measured span, memory at its end
 }

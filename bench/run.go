@@ -46,7 +46,7 @@ func (p *plan) measureAll(ctx context.Context, w *workload, parameter string, re
 	var measurements []*measurement
 	for i := range p.entrants {
 		e := &p.entrants[(i+repeat-1)%len(p.entrants)]
-		if e.takesPart(w.name) {
+		if w.takes(e, p.quick) {
 			measurements = append(measurements, &measurement{workload: w, parameter: parameter, entrant: e, repeat: repeat, quick: p.quick})
 		}
 	}

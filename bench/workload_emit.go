@@ -33,8 +33,11 @@ func emit(ctx context.Context, m *measurement) error {
 	if err != nil {
 		return err
 	}
-	if got.Disordered > 0 {
+	switch {
+	case got.Disordered > 0:
 		return watcher.fault("events of a task came out of order")
+	case got.Lost > 0 && got.Gaps == 0:
+		return watcher.fault("events are missing, and it was not told")
 	}
 	all := float64(n * events)
 	m.add(published, all/sent.Seconds)
