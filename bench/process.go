@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 )
 
@@ -152,17 +153,24 @@ func (p *process) reap(patience time.Duration) {
 }
 
 // tail keeps the end of what is written to it.
-type tail struct{ text []byte }
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
 
 const tailSize = 4096
 
 func (t *tail) Write(text []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.text = append(t.text, text...)
 	t.text = t.text[max(0, len(t.text)-tailSize):]
 	return len(text), nil
 }
 
 func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	text := bytes.TrimSpace(t.text)
 	if len(text) == 0 {
 		return ""

@@ -65,6 +65,9 @@ func (p *plan) measureAll(ctx context.Context, w *workload, parameter string, re
 
 func inTurn(ctx context.Context, measurements []*measurement) error {
 	for _, m := range measurements {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := m.run(ctx); err != nil {
 			return err
 		}
