@@ -24,7 +24,7 @@ const (
 func onEachPeer(t *testing.T, test func(t *testing.T, s system)) {
 	t.Helper()
 	t.Parallel()
-	for _, e := range []entrant{asynqEntrant(), asynqFastEntrant(), taskqEntrant()} {
+	for _, e := range []entrant{asynqEntrant(), asynqFastEntrant(), taskqEntrant(), gocraftEntrant()} {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			if reason := e.missing(); reason != "" {
