@@ -24,7 +24,7 @@ const (
 func onEachPeer(t *testing.T, test func(t *testing.T, s system)) {
 	t.Helper()
 	t.Parallel()
-	for _, e := range []entrant{asynqEntrant(), asynqFastEntrant(), taskqEntrant(), gocraftEntrant()} {
+	for _, e := range []entrant{asynqEntrant(), asynqFastEntrant(), taskqEntrant(), gocraftEntrant(), bullmqEntrant()} {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			if reason := e.missing(); reason != "" {
@@ -158,9 +158,9 @@ func workPeer(t *testing.T, s system, handle handler) (wait, stop func()) {
 	return wait, stop
 }
 
-// peerPayload has a Sent that a float64 holds exactly, but only as one beyond 2^53, and every hundredth a long text.
+// peerPayload has a Sent as today's, beyond 2^53, which a float64 holds and prints exactly, and every hundredth a long text.
 func peerPayload(i int) payload {
-	data := payload{I: i, Text: fmt.Sprintf("hello \"world\" %d", i), Sent: 1<<60 + int64(i)<<10}
+	data := payload{I: i, Text: fmt.Sprintf("hello \"world\" %d", i), Sent: 1_700_000_000_000_000_000 + int64(i)*32_000}
 	if i%100 == 99 {
 		data.Text += strings.Repeat(" and more", 200)
 	}
