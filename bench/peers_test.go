@@ -24,7 +24,7 @@ const (
 func onEachPeer(t *testing.T, test func(t *testing.T, s system)) {
 	t.Helper()
 	t.Parallel()
-	for _, e := range []entrant{asynqEntrant(), asynqFastEntrant(), taskqEntrant(), gocraftEntrant(), bullmqEntrant()} {
+	for _, e := range []entrant{asynqEntrant(), asynqFastEntrant(), taskqEntrant(), gocraftEntrant(), bullmqEntrant(), riverEntrant()} {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			if reason := e.missing(); reason != "" {
@@ -40,11 +40,11 @@ func onEachPeer(t *testing.T, test func(t *testing.T, s system)) {
 
 func TestPeerWorksEachTaskOnce(t *testing.T) {
 	onEachPeer(t, func(t *testing.T, s system) {
-		want := map[string]int{}
+		want := map[payload]int{}
 		for i := range peerTasks {
 			data := peerPayload(i)
 			require.NoError(t, s.start(t.Context(), data))
-			want[encode(t, data)] = 1
+			want[data] = 1
 		}
 		requireWorked(t, s, want)
 	})
@@ -56,11 +56,11 @@ func TestPeerStartsInBulk(t *testing.T) {
 		if !ok {
 			t.Skip("starts one by one only")
 		}
-		want := map[string]int{}
+		want := map[payload]int{}
 		var data []payload
 		for i := range peerTasks {
 			data = append(data, peerPayload(i))
-			want[encode(t, data[i])] = 1
+			want[data[i]] = 1
 		}
 		require.NoError(t, bulk.startMany(t.Context(), data))
 		requireWorked(t, s, want)
@@ -113,19 +113,21 @@ func TestPeerEndsRunningTasks(t *testing.T) {
 }
 
 // requireWorked works the tasks that have started, and compares how often each was handled with what is wanted.
-func requireWorked(t *testing.T, s system, want map[string]int) {
+func requireWorked(t *testing.T, s system, want map[payload]int) {
 	t.Helper()
 	count, err := s.finished(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, count, "tasks that wait are not finished")
 
 	var mu sync.Mutex
-	handled := map[string]int{}
-	wait, stop := workPeer(t, s, func(_ context.Context, data json.RawMessage) error {
+	handled := map[payload]int{}
+	wait, stop := workPeer(t, s, func(_ context.Context, encoded json.RawMessage) error {
+		var data payload
+		err := json.Unmarshal(encoded, &data)
 		mu.Lock()
 		defer mu.Unlock()
-		handled[string(data)]++
-		return nil
+		handled[data]++
+		return err
 	})
 	require.Eventually(t, func() bool {
 		count, err := s.finished(t.Context())
@@ -165,11 +167,4 @@ func peerPayload(i int) payload {
 		data.Text += strings.Repeat(" and more", 200)
 	}
 	return data
-}
-
-func encode(t *testing.T, data payload) string {
-	t.Helper()
-	encoded, err := json.Marshal(data)
-	require.NoError(t, err)
-	return string(encoded)
 }
