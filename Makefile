@@ -22,6 +22,7 @@ redis: ## run the tests with the race detector; a missing redis-server is a fail
 
 lint: ## vet, staticcheck and more, as .golangci.yml says
 	go run $(LINTER) run
+	cd bench && go run $(LINTER) run
 	cd chaos && go run $(LINTER) run
 	cd bench && go run $(LINTER) run
 
@@ -41,6 +42,7 @@ soak: ## watch what an idle, a busy and a saturated world use, for DURATION=10m
 
 check: format tidy lint redis ## all that must hold before a commit: format, tidy, lint, race on miniredis and on real Redis
 	go build ./...
+	cd bench && go vet ./... && go test ./...
 	cd chaos && go vet ./... && go test -race ./model/...
 	cd bench && go vet ./... && go test -race ./...
 
@@ -49,6 +51,7 @@ format:
 
 tidy: ## check that go.mod and go.sum are as go mod tidy makes them
 	go mod tidy -diff
+	cd bench && go mod tidy -diff
 	cd chaos && go mod tidy -diff
 	cd bench && go mod tidy -diff
 
@@ -64,7 +67,7 @@ fuzz: ## fuzz each decoder for a while
 QUICK ?=
 
 bench: ## measure redtask beside its peers and its limits; QUICK=1 in a minute, and without publishing
-	@cd bench && go run . $(if $(QUICK),-quick,-csv ../docs/benchmarks.csv -markdown ../docs/benchmarks.md)
+	@cd bench && go run . $(if $(QUICK),-quick,-csv ../docs/benchmarks.csv -markdown ../docs/benchmarks.md -charts ../docs/charts)
 
 microbench: ## measure tasks started and drained with go test, and what they cost Redis
 	go test -run '^$$' -bench . -benchtime 20000x .

@@ -25,6 +25,8 @@ type bullmqSystem struct {
 	run   atomic.Pointer[bullmqRun]
 }
 
+func (s *bullmqSystem) pid() int { return s.node.cmd.Process.Pid }
+
 // bullmqRun is what the tasks do while a worker runs.
 type bullmqRun struct {
 	ctx    context.Context

@@ -11,8 +11,13 @@ const subject = "redtask"
 
 // entrants lists who is measured, in the order of the tables.
 func entrants() []entrant {
+	fast := asynqFastEntrant()
+	fast.only = "^(pick-up|idle)$" // a short poll changes nothing else
+	bullmq, river := bullmqEntrant(), riverEntrant()
+	bullmq.optional, river.optional, river.outside = true, true, true
 	return []entrant{
 		redtaskEntrant(),
+		asynqEntrant(), fast, taskqEntrant(), gocraftEntrant(), bullmq, river,
 		limitScriptEntrant(),
 		limitPipelineEntrant(),
 		limitEvalshaEntrant(),

@@ -35,6 +35,7 @@ type settings struct {
 	systems  string
 	csv      string
 	markdown string
+	charts   string
 	optional map[string]*bool
 }
 
@@ -47,6 +48,7 @@ func parseFlags(args []string) (*settings, error) {
 	set.StringVar(&s.systems, "systems", "", "measure only these systems, separated by commas")
 	set.StringVar(&s.csv, "csv", "", "write what was measured to this `file`")
 	set.StringVar(&s.markdown, "markdown", "", "write the tables into this `file`, between its markers")
+	set.StringVar(&s.charts, "charts", "", "draw the charts of -csv into this `directory`")
 	for _, e := range entrants() {
 		if e.optional {
 			s.optional[e.name] = set.Bool(e.name, false, "measure "+e.name+" as well")
@@ -60,6 +62,9 @@ func parseFlags(args []string) (*settings, error) {
 		if s.quick {
 			s.repeats = 1
 		}
+	}
+	if s.charts != "" && s.csv == "" {
+		return nil, fmt.Errorf("-charts draws what -csv holds: give both")
 	}
 	if s.repeats < 1 || set.NArg() > 0 {
 		return nil, fmt.Errorf("-repeats %d, further arguments %q: use at least 1, and none", s.repeats, set.Args())
@@ -113,6 +118,11 @@ func runBench(ctx context.Context, args []string) error {
 	o.text(os.Stdout)
 	if s.csv != "" {
 		if err := writeCSV(s.csv, rows); err != nil {
+			return err
+		}
+	}
+	if s.charts != "" {
+		if err := drawCharts(s.csv, s.charts); err != nil {
 			return err
 		}
 	}
