@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	redtaskName  = "bench/nothing"
+	redtaskName  = "bench/noop"
 	redtaskEvent = "tick"
 	redtaskKeys  = redtask.DefaultPrefix + ":{" + redtask.DefaultQueue + "}:"
 )
