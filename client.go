@@ -74,7 +74,7 @@ func (s *shared) client(queue string) *Client {
 	c := s.clients[queue]
 	if c == nil {
 		c = &Client{shared: s, queue: s.store.Queue(queue)}
-		c.starter = &starter{client: c, wake: make(chan struct{}, 1)}
+		c.starter = &starter{client: c, wake: make(chan struct{}, maxFlights)}
 		s.clients[queue] = c
 	}
 	return c

@@ -327,16 +327,18 @@ func TestStartsThatWereGivenUp(t *testing.T) {
 	eventually(t, "nothing is under way", func() bool {
 		client.starter.mu.Lock()
 		defer client.starter.mu.Unlock()
-		return !client.starter.sending
+		return client.starter.calls == 0
 	})
 	server.Freeze(t)
-	first := make(chan error, 1)
+	first := make(chan error, maxFlights)
 	ctx, cancel := context.WithCancel(testContext(t))
-	go func() { _, err := client.Start(ctx, "test/x", nil); first <- err }()
-	eventually(t, "the first is under way", func() bool {
+	for range maxFlights {
+		go func() { _, err := client.Start(ctx, "test/x", nil); first <- err }()
+	}
+	eventually(t, "the first are under way, and no more can be", func() bool {
 		client.starter.mu.Lock()
 		defer client.starter.mu.Unlock()
-		return client.starter.sending && len(client.starter.waiting) == 0
+		return client.starter.calls == maxFlights && len(client.starter.waiting) == 0
 	})
 	over, end := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer end()
@@ -352,9 +354,11 @@ func TestStartsThatWereGivenUp(t *testing.T) {
 	wg.Wait()
 	require.Empty(t, client.starter.waiting)
 	cancel()
-	require.ErrorContains(t, receive(t, "the first", first), "it may be started all the same")
+	for range maxFlights {
+		require.ErrorContains(t, receive(t, "the first", first), "it may be started all the same")
+	}
 	server.Thaw(t)
-	eventually(t, "what was sent is in line", func() bool { return e.rdb.LLen(t.Context(), e.key("wait")).Val() == 2 })
+	eventually(t, "what was sent is in line", func() bool { return e.rdb.LLen(t.Context(), e.key("wait")).Val() == 1+maxFlights })
 }
 
 func second[T any](_ T, err error) error { return err }

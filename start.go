@@ -145,15 +145,17 @@ func newID() string {
 	return string(id[:])
 }
 
-// starter is group commit for Start: while one call is under way the next batch collects.
+// starter is group commit for Start: while one call is under way the next batch collects, and goes beside it once it is as large.
 type starter struct {
 	client *Client
-	wake   chan struct{} // capacity 1
+	wake   chan struct{} // capacity maxFlights
 
 	mu      sync.Mutex
 	waiting []*starting
-	sending bool // a goroutine sends, or waits for more
-	idle    bool // it waits
+	calls   int // under way
+	tasks   int // in them
+	senders int // goroutines
+	idle    int // ... those that wait for more
 }
 
 type starting struct {
@@ -162,20 +164,24 @@ type starting struct {
 	done chan error // capacity 1
 }
 
-// start queues a task, and sees that somebody sends it.
+// start sees that a task is sent. A caller that nobody is before, and whose ctx never ends, sends it itself: to hand it to another goroutine
+// and get the answer back takes about as long as Redis does. Any other ctx may end while Redis hangs, and its caller must be free then.
 func (s *starter) start(ctx context.Context, task *store.NewTask) error {
 	mine := &starting{ctx: ctx, task: task, done: make(chan error, 1)}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, mine)
-	absent, idle := !s.sending, s.idle
-	s.sending, s.idle = true, false
-	s.mu.Unlock()
-	switch {
-	case absent:
-		go s.send()
-	case idle:
-		s.wake <- struct{}{}
+	if ctx.Done() == nil && len(s.waiting) == 1 && s.calls == 0 {
+		batch := s.take()
+		s.mu.Unlock()
+		s.sendBatch(batch)
+		s.mu.Lock()
+		s.end(batch)
+		s.summon()
+		s.mu.Unlock()
+		return <-mine.done
 	}
+	s.summon()
+	s.mu.Unlock()
 	select {
 	case err := <-mine.done:
 		return err
@@ -184,6 +190,34 @@ func (s *starter) start(ctx context.Context, task *store.NewTask) error {
 			return fmt.Errorf("not started: redis did not answer: %w", context.Cause(ctx))
 		}
 		return fmt.Errorf("redis did not answer; it may be started all the same: %w", context.Cause(ctx))
+	}
+}
+
+// ready reports whether a batch may go now. mu is held, as in what follows.
+func (s *starter) ready() bool {
+	return len(s.waiting) > 0 && (s.calls == 0 || s.calls < maxFlights && len(s.waiting) >= s.tasks)
+}
+
+func (s *starter) take() []*starting {
+	n := min(len(s.waiting), maxStartBatch)
+	batch := s.waiting[:n:n]
+	s.waiting = s.waiting[n:]
+	s.calls, s.tasks = s.calls+1, s.tasks+n
+	return batch
+}
+
+func (s *starter) end(batch []*starting) { s.calls, s.tasks = s.calls-1, s.tasks-len(batch) }
+
+// summon has somebody send if a batch may go.
+func (s *starter) summon() {
+	switch {
+	case !s.ready():
+	case s.idle > 0:
+		s.idle--
+		s.wake <- struct{}{}
+	case s.senders < maxFlights:
+		s.senders++
+		go s.send()
 	}
 }
 
@@ -198,26 +232,15 @@ func (s *starter) withdraw(mine *starting) bool {
 	return i >= 0
 }
 
-// linger is how long a goroutine that sends stays for the next start: growing the stack of a new one takes longer than encoding a task.
+// linger is how long a sender stays for the next start: growing the stack of a new goroutine takes longer than encoding a task.
 const linger = 10 * time.Millisecond
 
-// send sends one batch after the other until nobody has come for a while.
+// send sends one batch after the other until there has been none to send for a while.
 func (s *starter) send() {
 	patience := time.NewTimer(linger)
 	defer patience.Stop()
 	for {
-		s.mu.Lock()
-		n := min(len(s.waiting), maxStartBatch)
-		batch := s.waiting[:n:n]
-		s.waiting = s.waiting[n:]
-		if n == 0 {
-			s.waiting, s.idle = nil, true
-		}
-		s.mu.Unlock()
-		if n > 0 {
-			s.sendBatch(batch)
-			continue
-		}
+		s.sendAll()
 		patience.Reset(linger)
 		select {
 		case <-s.wake:
@@ -225,19 +248,35 @@ func (s *starter) send() {
 			if s.leave() {
 				return
 			}
-			<-s.wake // somebody has come in this moment
+			<-s.wake // it was summoned in this moment
 		}
 	}
 }
 
-// leave ends the sending, unless somebody has just relied on it.
+// sendAll returns when there is nothing to send: then the sender counts as idle.
+func (s *starter) sendAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.ready() {
+		batch := s.take()
+		s.summon()
+		s.mu.Unlock()
+		s.sendBatch(batch)
+		s.mu.Lock()
+		s.end(batch)
+	}
+	s.idle++
+}
+
+// leave ends a sender, unless all that are idle were summoned.
 func (s *starter) leave() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.idle {
+	if s.idle == 0 {
 		return false
 	}
-	s.sending, s.idle = false, false
+	s.idle--
+	s.senders--
 	return true
 }
 
