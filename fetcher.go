@@ -85,7 +85,7 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) (answered b
 		if found {
 			f.engine.committer.woken()
 		} else {
-			f.engine.committer.lookAgain() // the slow poll behind the push
+			f.await() // the line was empty all the time: the next call is the slow poll behind the push
 		}
 	}
 }

@@ -13,8 +13,9 @@ const MonitorName = monitor.Name
 
 // MonitorOptions configure the monitor. The zero value works.
 type MonitorOptions struct {
-	// Interval is the time between two looks at the leases of a queue. A dead runner's tasks are back in line within its lease plus this.
-	// At least 10 ms. Default 1 s.
+	// Interval is the time between two looks at the leases of a queue when one of them is past. While all are good the next look comes when
+	// the first of them may be past, or after five intervals. A dead runner's tasks are back in line within its lease plus this. At least
+	// 10 ms. Default 1 s.
 	Interval time.Duration
 
 	// MaxRecoveries is how often in a row the runner of one task may die before the task is given up and ends in EXCEPTION: it may be what

@@ -30,6 +30,7 @@ type Task struct {
 	options Options
 	queue   *store.Queue
 	seen    map[string]*observation
+	pause   time.Duration // until the next look
 }
 
 // observation is one lease end and since when, on our own monotonic clock, it has not changed; and what its runner promised.
@@ -76,14 +77,25 @@ func (t *Task) Start(ctx context.Context) error {
 		if err := t.watch(ctx); err != nil && ctx.Err() == nil {
 			t.options.Logger.WarnContext(ctx, "monitor could not look for dead runners; it goes on trying", "queue", t.queue.Name(), "error", err)
 		}
-		timer.Reset(t.options.Interval)
+		timer.Reset(t.pause)
 	}
 }
 
+// atEase is how many intervals pass between two looks while all is well.
+const atEase = 5
+
+// watch looks once. While every lease is good, and nothing is due, the next look comes when the first of them may be past, or after a few
+// intervals: runners have appeared by then, and others have renewed.
 func (t *Task) watch(ctx context.Context) error {
+	t.pause = t.options.Interval
 	leases, clock, err := t.queue.Leases(ctx)
 	if err != nil {
 		return err
+	}
+	pause := atEase * t.options.Interval
+	until := func(at int64) { pause = min(pause, time.Duration(at-clock.Now)*time.Millisecond) }
+	if clock.NextDue != 0 {
+		until(clock.NextDue)
 	}
 	seen := make(map[string]*observation, len(leases))
 	var faults []error
@@ -97,11 +109,13 @@ func (t *Task) watch(ctx context.Context) error {
 		}
 		seen[lease.Runner] = o
 		past := lease.End < clock.Now
+		until(lease.End + 1)
 		if past || time.Since(o.since) > shortestLease {
 			faults = append(faults, t.judge(ctx, lease, o, past))
 		}
 	}
 	t.seen = seen
+	t.pause = max(pause, t.options.Interval)
 	if clock.NextDue != 0 && clock.NextDue <= clock.Now {
 		faults = append(faults, t.promote(ctx))
 	}

@@ -19,8 +19,8 @@ local now = tonumber(clock())
 
 local function due(index, age, most, skip)
   local size = try('ZCARD', index)
-  if failed(size) then
-    return {} -- the commits that cannot list their tasks there say so
+  if failed(size) or size == 0 then
+    return {} -- if it cannot be read: the commits that cannot list their tasks there say so
   end
   local excess = size - most
   if excess > skip then
