@@ -34,7 +34,6 @@ func (w *workers) serve(work func()) {
 	next := make(chan func(), 1) // a worker that has just begun to wait is not waited for
 	for ok := true; ok; {
 		work() // runtime.Goexit in it ends this worker
-		work = nil
 		if !w.wait(next) {
 			return
 		}
