@@ -69,6 +69,9 @@ QUICK ?=
 bench: ## measure redtask beside its peers and its limits; QUICK=1 in a minute, and without publishing
 	@cd bench && go run . $(if $(QUICK),-quick,-csv ../docs/benchmarks.csv -markdown ../docs/benchmarks.md -charts ../docs/charts)
 
+bench-scale: ## measure how what redtask drains depends on sizes, for docs/performance.md; QUICK=1 in a minute, and without publishing
+	@cd bench && go run . -scale $(if $(QUICK),-quick,-repeats 2 -csv ../docs/performance.csv -markdown ../docs/performance.md -charts ../docs/charts)
+
 microbench: ## measure tasks started and drained with go test, and what they cost Redis
 	go test -run '^$$' -bench . -benchtime 20000x .
 
@@ -82,4 +85,4 @@ bench-compare: ## measure time and allocations of the hot path, against the base
 bench-baseline: ## make what is measured now the baseline of bench-compare
 	@new=$$(mktemp) && trap "rm -f $$new" EXIT && $(HOTPATH) -count 10 >$$new && cp $$new testdata/bench.txt
 
-.PHONY: help demo test race redis lint check format tidy cover fuzz bench microbench bench-compare bench-baseline chaos break soak
+.PHONY: help demo test race redis lint check format tidy cover fuzz bench bench-scale microbench bench-compare bench-baseline chaos break soak

@@ -62,7 +62,7 @@ func (c *child) run(ctx context.Context) error {
 	}
 	defer func() { _ = c.system.close() }() // all is said by then
 	roles := map[string]func(context.Context) error{
-		"worker drain": c.drain, "worker hold": c.hold, "worker latency": c.tellLatencies, "worker emit": c.emitEvents,
+		"worker drain": c.drain, "worker share": c.share, "worker queues": c.drainQueues, "worker hold": c.hold, "worker latency": c.tellLatencies, "worker emit": c.emitEvents,
 		"producer start": c.startAll, "producer bulk": c.startBulk, "producer latency": c.startOnDemand, "producer delayed": c.startDelayed,
 		"watcher count": c.countEvents,
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,6 +31,7 @@ func main() {
 // settings are the flags.
 type settings struct {
 	quick    bool
+	scale    bool
 	repeats  int
 	only     string
 	systems  string
@@ -43,6 +45,7 @@ func parseFlags(args []string) (*settings, error) {
 	s := &settings{optional: map[string]*bool{}}
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	set.BoolVar(&s.quick, "quick", false, "measure less: the main rows, fewer tasks, once")
+	set.BoolVar(&s.scale, "scale", false, "measure instead how what redtask drains depends on sizes")
 	set.IntVar(&s.repeats, "repeats", 0, "how often each measurement is repeated (default 3, with -quick 1)")
 	set.StringVar(&s.only, "only", "", "measure only workloads that match this `regexp`, as drain/100")
 	set.StringVar(&s.systems, "systems", "", "measure only these systems, separated by commas")
@@ -90,7 +93,12 @@ func (s *settings) plan() (*plan, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &plan{workloads: chooseWorkloads(workloads(), only, s.quick), entrants: chosen, repeats: s.repeats, quick: s.quick, progress: os.Stderr}
+	all := workloads()
+	if s.scale {
+		all = scaleWorkloads()
+		chosen = slices.DeleteFunc(chosen, func(e entrant) bool { return e.name != subject })
+	}
+	p := &plan{workloads: chooseWorkloads(all, only, s.quick), scale: s.scale, entrants: chosen, repeats: s.repeats, quick: s.quick, progress: os.Stderr}
 	if len(p.workloads) == 0 || len(p.entrants) == 0 {
 		return nil, notes, fmt.Errorf("nothing to measure: -only %q, -systems %q%s", s.only, s.systems, strings.Join(notes, "; "))
 	}
@@ -135,7 +143,10 @@ func runBench(ctx context.Context, args []string) error {
 func (p *plan) outcome(rows []row, where string, notes []string) *outcome {
 	o := &outcome{
 		machine: where, settings: fmt.Sprintf("Medians of %d repeats, with the least and the most. Nx: so many times better is redtask.", p.repeats),
-		verdicts: verdicts(collect(rows)), tables: tables(rows, p.workloads, names(p.entrants)),
+		tables: tables(rows, p.workloads, names(p.entrants)),
+	}
+	if !p.scale {
+		o.verdicts = verdicts(collect(rows))
 	}
 	for _, e := range p.entrants {
 		o.notes = append(o.notes, e.name+": "+e.about)

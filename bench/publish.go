@@ -23,7 +23,9 @@ func (o *outcome) text(w io.Writer) {
 	for i := range o.tables {
 		o.tables[i].text(w)
 	}
-	o.verdicts.text(w)
+	if len(o.verdicts.rows) > 0 {
+		o.verdicts.text(w)
+	}
 	fmt.Fprintf(w, "\n")
 	for _, note := range o.notes {
 		fmt.Fprintf(w, "%s\n", note)
@@ -32,7 +34,9 @@ func (o *outcome) text(w io.Writer) {
 
 func (o *outcome) markdown(w io.Writer) {
 	fmt.Fprintf(w, "Measured on %s. %s\n\n", o.machine, o.settings)
-	o.verdicts.markdown(w)
+	if len(o.verdicts.rows) > 0 {
+		o.verdicts.markdown(w)
+	}
 	for i := range o.tables {
 		o.tables[i].markdown(w)
 	}

@@ -15,6 +15,7 @@ type task struct {
 	n           int // tasks; 0 for a worker: none is waited for
 	size        int // bytes of a task's data
 	events      int // that each task emits
+	queues      int // that the tasks are spread over
 }
 
 func (t *task) flags() *flag.FlagSet {
@@ -26,13 +27,14 @@ func (t *task) flags() *flag.FlagSet {
 	set.IntVar(&t.n, "n", 0, "number of tasks")
 	set.IntVar(&t.size, "size", defaultSize, "bytes of a task's data")
 	set.IntVar(&t.events, "events", 0, "events that each task emits")
+	set.IntVar(&t.queues, "queues", 1, "queues that the tasks are spread over")
 	return set
 }
 
 func (t *task) args() []string {
 	return []string{
 		t.role, "-mode", t.mode, "-system", t.system, "-addr", t.addr, "-concurrency", strconv.Itoa(t.concurrency), "-n", strconv.Itoa(t.n),
-		"-size", strconv.Itoa(t.size), "-events", strconv.Itoa(t.events),
+		"-size", strconv.Itoa(t.size), "-events", strconv.Itoa(t.events), "-queues", strconv.Itoa(t.queues),
 	}
 }
 

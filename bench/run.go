@@ -16,6 +16,7 @@ type plan struct {
 	entrants  []entrant
 	repeats   int
 	quick     bool
+	scale     bool // there are no targets
 	progress  io.Writer
 }
 

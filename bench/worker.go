@@ -43,6 +43,23 @@ func (c *child) drain(ctx context.Context) error {
 	return c.sayEnd(span, eventDone)
 }
 
+// share runs tasks beside other workers until Redis has the ends of all.
+func (c *child) share(ctx context.Context) error {
+	span, err := c.span()
+	if err != nil {
+		return err
+	}
+	stop, err := c.work(ctx, func(context.Context, json.RawMessage) error { return nil })
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := c.awaitFinished(ctx); err != nil {
+		return err
+	}
+	return c.sayEnd(span, eventDone)
+}
+
 func (c *child) work(ctx context.Context, handle handler) (stop func(), err error) {
 	working, cancel := context.WithCancel(ctx)
 	wait, err := c.system.work(working, c.concurrency, handle)
