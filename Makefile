@@ -22,7 +22,6 @@ redis: ## run the tests with the race detector; a missing redis-server is a fail
 
 lint: ## vet, staticcheck and more, as .golangci.yml says
 	go run $(LINTER) run
-	cd bench && go run $(LINTER) run
 	cd chaos && go run $(LINTER) run
 	cd bench && go run $(LINTER) run
 
@@ -42,7 +41,6 @@ soak: ## watch what an idle, a busy and a saturated world use, for DURATION=10m
 
 check: format tidy lint redis ## all that must hold before a commit: format, tidy, lint, race on miniredis and on real Redis
 	go build ./...
-	cd bench && go vet ./... && go test ./...
 	cd chaos && go vet ./... && go test -race ./model/...
 	cd bench && go vet ./... && go test -race ./...
 
@@ -51,7 +49,6 @@ format:
 
 tidy: ## check that go.mod and go.sum are as go mod tidy makes them
 	go mod tidy -diff
-	cd bench && go mod tidy -diff
 	cd chaos && go mod tidy -diff
 	cd bench && go mod tidy -diff
 
