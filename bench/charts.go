@@ -122,7 +122,7 @@ func (m *measured) groups(pick barGroup) []chart.Group {
 		}
 		group := chart.Group{Label: strings.ReplaceAll(pick.label, "%s", value)}
 		for i := range m.series {
-			values := m.values[figure{pick.workload, parameter, m.series[i].system, pick.metric}]
+			values := m.results[cell{pick.workload, parameter, m.series[i].system, pick.metric}]
 			if len(values) > 0 {
 				group.Bars = append(group.Bars, chart.Bar{Series: m.series[i].look, Spread: chart.SpreadOf(values)})
 			}
@@ -144,7 +144,7 @@ func (m *measured) lines(workload, metric string) (*chart.Lines, error) {
 			if err != nil {
 				return nil, fmt.Errorf("workload %s: parameter %q: want a number: %w", workload, parameter, err)
 			}
-			values := m.values[figure{workload, parameter, m.series[i].system, metric}]
+			values := m.results[cell{workload, parameter, m.series[i].system, metric}]
 			if len(values) > 0 {
 				line.Points = append(line.Points, chart.Point{Size: size, Spread: chart.SpreadOf(values)})
 			}

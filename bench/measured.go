@@ -14,14 +14,11 @@ import (
 
 // measured is what a run wrote to its CSV file.
 type measured struct {
-	values  map[figure][]float64 // one per repeat
-	units   map[figure]string
-	figures []figure // in the order of the file
-	series  []series // redtask, then its peers, then the limits
+	results
+	units  map[cell]string
+	cells  []cell   // in the order of the file
+	series []series // redtask, then its peers, then the limits
 }
-
-// figure is a metric that one system reached in one workload.
-type figure struct{ workload, parameter, system, metric string }
 
 type series struct {
 	system string
@@ -35,9 +32,6 @@ var limitLabels = map[string]string{
 	"limit-evalsha":  "limit: bare EVALSHA",
 }
 
-// measuredColumns are those of the CSV file.
-var measuredColumns = []string{"workload", "parameter", "system", "repeat", "metric", "value", "unit"}
-
 func readMeasured(csvFile string) (*measured, error) {
 	file, err := os.Open(csvFile)
 	if err != nil {
@@ -48,29 +42,29 @@ func readMeasured(csvFile string) (*measured, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", csvFile, err)
 	}
-	if len(rows) == 0 || !slices.Equal(rows[0], measuredColumns) {
-		return nil, fmt.Errorf("%s: the first line must be %s", csvFile, strings.Join(measuredColumns, ","))
+	if len(rows) == 0 || !slices.Equal(rows[0], csvHeader) {
+		return nil, fmt.Errorf("%s: the first line must be %s", csvFile, strings.Join(csvHeader, ","))
 	}
-	m := &measured{values: map[figure][]float64{}, units: map[figure]string{}}
+	m := &measured{results: results{}, units: map[cell]string{}}
 	for i, row := range rows[1:] {
 		value, err := strconv.ParseFloat(row[5], 64)
 		if err != nil {
 			return nil, fmt.Errorf("%s, row %d: value %q: %w", csvFile, i+2, row[5], err)
 		}
-		m.add(figure{workload: row[0], parameter: row[1], system: row[2], metric: row[4]}, value, row[6])
+		m.add(cell{workload: row[0], parameter: row[1], system: row[2], metric: row[4]}, value, row[6])
 	}
 	m.rank()
 	return m, nil
 }
 
-func (m *measured) add(f figure, value float64, unit string) {
-	if m.values[f] == nil {
-		m.figures = append(m.figures, f)
-		m.units[f] = unit
+func (m *measured) add(c cell, value float64, unit string) {
+	if m.results[c] == nil {
+		m.cells = append(m.cells, c)
+		m.units[c] = unit
 	}
-	m.values[f] = append(m.values[f], value)
-	if !slices.ContainsFunc(m.series, func(s series) bool { return s.system == f.system }) {
-		m.series = append(m.series, series{f.system, look(f.system)})
+	m.results[c] = append(m.results[c], value)
+	if !slices.ContainsFunc(m.series, func(s series) bool { return s.system == c.system }) {
+		m.series = append(m.series, series{c.system, look(c.system)})
 	}
 }
 
@@ -79,7 +73,7 @@ func look(system string) chart.Series {
 	switch {
 	case system == subject:
 		kind = chart.Subject
-	case strings.HasPrefix(system, "limit-"):
+	case isLimit(system):
 		kind = chart.Limit
 	}
 	return chart.Series{Name: name, Kind: kind}
@@ -99,18 +93,18 @@ func (m *measured) rank() {
 // parameters are those that a metric was measured for, in the order of the file.
 func (m *measured) parameters(workload, metric string) []string {
 	var found []string
-	for _, f := range m.figures {
-		if f.workload == workload && f.metric == metric && !slices.Contains(found, f.parameter) {
-			found = append(found, f.parameter)
+	for _, c := range m.cells {
+		if c.workload == workload && c.metric == metric && !slices.Contains(found, c.parameter) {
+			found = append(found, c.parameter)
 		}
 	}
 	return found
 }
 
 func (m *measured) unit(workload, metric string) string {
-	for _, f := range m.figures {
-		if f.workload == workload && f.metric == metric {
-			return strings.Replace(m.units[f], "us/", "µs/", 1)
+	for _, c := range m.cells {
+		if c.workload == workload && c.metric == metric {
+			return strings.Replace(m.units[c], "us/", "µs/", 1)
 		}
 	}
 	return ""
