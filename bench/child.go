@@ -61,8 +61,15 @@ func (c *child) run(ctx context.Context) error {
 		return fmt.Errorf("open %s: %w", e.name, err)
 	}
 	defer func() { _ = c.system.close() }() // all is said by then
+	if c.queues > 1 {
+		s, ok := c.system.(spreader)
+		if !ok {
+			return errUnsupported
+		}
+		s.spread(c.queues)
+	}
 	roles := map[string]func(context.Context) error{
-		"worker drain": c.drain, "worker share": c.share, "worker queues": c.drainQueues, "worker hold": c.hold, "worker latency": c.tellLatencies, "worker emit": c.emitEvents,
+		"worker drain": c.drain, "worker drain-some": c.drainSome, "worker hold": c.hold, "worker latency": c.tellLatencies, "worker emit": c.emitEvents,
 		"producer start": c.startAll, "producer bulk": c.startBulk, "producer latency": c.startOnDemand, "producer delayed": c.startDelayed,
 		"watcher count": c.countEvents,
 	}

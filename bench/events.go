@@ -49,7 +49,7 @@ func (c *child) emitEvents(ctx context.Context) error {
 		return err
 	}
 	close(begin)
-	if err := c.awaitFinished(ctx); err != nil {
+	if _, err := c.awaitFinished(ctx, pollFinished); err != nil {
 		return err
 	}
 	return c.sayEnd(span, eventDone)

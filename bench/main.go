@@ -97,6 +97,7 @@ func (s *settings) plan() (*plan, []string, error) {
 	if s.scale {
 		all = scaleWorkloads()
 		chosen = slices.DeleteFunc(chosen, func(e entrant) bool { return e.name != subject })
+		notes = nil // of systems that have no part in it
 	}
 	p := &plan{workloads: chooseWorkloads(all, only, s.quick), scale: s.scale, entrants: chosen, repeats: s.repeats, quick: s.quick, progress: os.Stderr}
 	if len(p.workloads) == 0 || len(p.entrants) == 0 {
@@ -143,10 +144,11 @@ func runBench(ctx context.Context, args []string) error {
 func (p *plan) outcome(rows []row, where string, notes []string) *outcome {
 	o := &outcome{
 		machine: where, settings: fmt.Sprintf("Medians of %d repeats, with the least and the most. Nx: so many times better is redtask.", p.repeats),
-		tables: tables(rows, p.workloads, names(p.entrants)),
+		verdicts: verdicts(collect(rows)), tables: tables(rows, p.workloads, names(p.entrants)),
 	}
-	if !p.scale {
-		o.verdicts = verdicts(collect(rows))
+	if p.scale {
+		o.settings = fmt.Sprintf("Medians of %d repeats, with the least and the most.", p.repeats)
+		o.verdicts, o.tables = grid{}, scaleTables(rows, p.workloads)
 	}
 	for _, e := range p.entrants {
 		o.notes = append(o.notes, e.name+": "+e.about)

@@ -11,8 +11,9 @@ import (
 
 const (
 	defaultText = "hello world"
-	defaultSize = 0    // of `{"i":n,"text":"hello world"}`
-	bulkSize    = 1000 // tasks a call
+	defaultSize = 0       // of `{"i":n,"text":"hello world"}`
+	bulkSize    = 1000    // tasks a call
+	bulkBytes   = 4 << 20 // of data a call, whichever is less
 )
 
 // newPayload has the data of task i, of so many bytes as JSON; 0 is as it comes.
@@ -62,7 +63,7 @@ func (c *child) startAll(ctx context.Context) error {
 	return c.sayStarted(span, c.n-1)
 }
 
-// startBulk starts n tasks from one goroutine, bulkSize a call.
+// startBulk starts n tasks from one goroutine, bulkSize a call or fewer that are large.
 func (c *child) startBulk(ctx context.Context) error {
 	bulk, ok := c.system.(bulkStarter)
 	if !ok {
@@ -75,8 +76,9 @@ func (c *child) startBulk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for from := 1; from < c.n; from += bulkSize {
-		batch := make([]payload, min(bulkSize, c.n-from))
+	most := min(bulkSize, bulkBytes/max(c.size, 1))
+	for from := 1; from < c.n; from += most {
+		batch := make([]payload, min(most, c.n-from))
 		for i := range batch {
 			batch[i] = newPayload(from+i, c.size)
 		}

@@ -28,18 +28,30 @@ func redtaskEntrant() entrant {
 
 type redtaskSystem struct {
 	rdb    *redis.Client
-	client *redtask.Client
+	client *redtask.Client   // of the first queue
+	queues []*redtask.Client // that tasks are started in, by turns
+	turn   atomic.Int64
 	next   atomic.Int64 // for the IDs of delayed tasks
 }
 
 func openRedtask(_ context.Context, addr string, _ int) (system, error) {
 	rdb := redis.NewClient(&redis.Options{Addr: addr})
 	client, err := redtask.NewClient(rdb, redtask.ClientOptions{})
-	return &redtaskSystem{rdb: rdb, client: client}, err
+	return &redtaskSystem{rdb: rdb, client: client, queues: []*redtask.Client{client}}, err
+}
+
+func (s *redtaskSystem) spread(queues int) {
+	for i := 1; i < queues; i++ {
+		s.queues = append(s.queues, s.client.In(redtask.DefaultQueue+strconv.Itoa(i)))
+	}
+}
+
+func (s *redtaskSystem) nextQueue() *redtask.Client {
+	return s.queues[s.turn.Add(1)%int64(len(s.queues))]
 }
 
 func (s *redtaskSystem) start(ctx context.Context, data payload) error {
-	_, err := s.client.Start(ctx, redtaskName, data)
+	_, err := s.nextQueue().Start(ctx, redtaskName, data)
 	return err
 }
 
@@ -48,7 +60,7 @@ func (s *redtaskSystem) startMany(ctx context.Context, data []payload) error {
 	for i := range data {
 		requests[i] = redtask.StartRequest{Task: redtaskName, Data: data[i]}
 	}
-	_, err := s.client.StartMany(ctx, requests)
+	_, err := s.nextQueue().StartMany(ctx, requests)
 	return err
 }
 
@@ -84,8 +96,12 @@ func (j *job) Start(ctx context.Context) error { return j.handle(ctx, j.data) }
 func (s *redtaskSystem) work(ctx context.Context, concurrency int, handle handler) (func(), error) {
 	registry := redtask.NewRegistry()
 	registry.Register(redtaskName, func() redtask.Task { return &job{handle: handle} })
+	queues := map[string]int{}
+	for _, queue := range s.queues {
+		queues[queue.Queue()] = concurrency
+	}
 	runner, err := redtask.NewRunner(s.rdb, registry, redtask.RunnerOptions{
-		Queues: map[string]int{redtask.DefaultQueue: concurrency}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Queues: queues, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Grace: redtask.NoGrace,
 	})
 	if err != nil {
@@ -106,14 +122,26 @@ func (s *redtaskSystem) work(ctx context.Context, concurrency int, handle handle
 // cleanupKeeps is how many ended records the runner's cleanup leaves.
 const cleanupKeeps = 10_000
 
-// finished counts records as long as cleanup has left them all. After that it counts the claims that are over: a claim leaves the running
-// set in the call that writes its end. Claims are read first, so the count is never too high.
 func (s *redtaskSystem) finished(ctx context.Context) (int, error) {
-	claims, err := s.rdb.Get(ctx, redtaskKeys+"epoch").Int()
+	total := 0
+	for _, queue := range s.queues {
+		n, err := s.finishedIn(ctx, queue)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// finishedIn counts records as long as cleanup has left them all. After that it counts the claims that are over: a claim leaves the running
+// set in the call that writes its end. Claims are read first, so the count is never too high.
+func (s *redtaskSystem) finishedIn(ctx context.Context, queue *redtask.Client) (int, error) {
+	claims, err := s.rdb.Get(ctx, redtask.DefaultPrefix+":{"+queue.Queue()+"}:epoch").Int()
 	if err != nil && err != redis.Nil {
 		return 0, err
 	}
-	counts, err := s.client.Counts(ctx)
+	counts, err := queue.Counts(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -15,7 +15,7 @@ type task struct {
 	n           int // tasks; 0 for a worker: none is waited for
 	size        int // bytes of a task's data
 	events      int // that each task emits
-	queues      int // that the tasks are spread over
+	queues      int // that the tasks are spread over; 0 as 1
 }
 
 func (t *task) flags() *flag.FlagSet {

@@ -29,6 +29,9 @@ type bulkStarter interface {
 	startMany(ctx context.Context, data []payload) error
 }
 
+// spreader is a system that can have its tasks in several queues, all of which its worker takes from.
+type spreader interface{ spread(queues int) }
+
 // delayer is a system that starts a task at a time to come.
 type delayer interface {
 	startAt(ctx context.Context, at time.Time, data payload) error

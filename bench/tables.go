@@ -54,12 +54,14 @@ func cellText(m metric, here, ours sample, system string) string {
 	return fmt.Sprintf("%s %sx", here, show(times))
 }
 
+const anyParameter = ""
+
 // metricsOf lists the metrics of a workload in the order in which they were measured.
 func metricsOf(rows []row, workload, parameter string) []metric {
 	var found []metric
 	for _, r := range rows {
 		m := findMetric(r.metric, r.unit)
-		if r.workload == workload && r.parameter == parameter && !slices.Contains(found, m) {
+		if r.workload == workload && (parameter == anyParameter || r.parameter == parameter) && !slices.Contains(found, m) {
 			found = append(found, m)
 		}
 	}

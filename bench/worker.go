@@ -11,6 +11,9 @@ import (
 // pollFinished is how often a worker that has handled all its tasks asks whether Redis has their ends.
 const pollFinished = 2 * time.Millisecond
 
+// pollSome is how often one asks that has not handled all: seldom, as that is while it works.
+const pollSome = 10 * time.Millisecond
+
 // drain runs the tasks that wait in line, and reports how long that took: from the worker's start, with a connection up, until Redis has
 // every completion.
 func (c *child) drain(ctx context.Context) error {
@@ -37,14 +40,22 @@ func (c *child) drain(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if err := c.awaitFinished(ctx); err != nil {
+	if _, err := c.awaitFinished(ctx, pollFinished); err != nil {
 		return err
 	}
 	return c.sayEnd(span, eventDone)
 }
 
-// share runs tasks beside other workers until Redis has the ends of all.
-func (c *child) share(ctx context.Context) error {
+// drainSome is drain where others take from the same line, or the line is longer than what is measured: it asks Redis all along, and
+// reports how many tasks were finished at its end. It begins at a word, with a connection up.
+func (c *child) drainSome(ctx context.Context) error {
+	if _, err := c.system.finished(ctx); err != nil {
+		return err
+	}
+	c.say(report{Event: eventUp})
+	if !c.heard(wordGo) {
+		return nil
+	}
 	span, err := c.span()
 	if err != nil {
 		return err
@@ -54,10 +65,16 @@ func (c *child) share(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	if err := c.awaitFinished(ctx); err != nil {
+	n, err := c.awaitFinished(ctx, pollSome)
+	if err != nil {
 		return err
 	}
-	return c.sayEnd(span, eventDone)
+	r, err := span.end(eventDone)
+	if err == nil {
+		r.Count = n
+		c.say(r)
+	}
+	return err
 }
 
 func (c *child) work(ctx context.Context, handle handler) (stop func(), err error) {
@@ -70,19 +87,20 @@ func (c *child) work(ctx context.Context, handle handler) (stop func(), err erro
 	return func() { cancel(); wait() }, nil
 }
 
-func (c *child) awaitFinished(ctx context.Context) error {
+// awaitFinished returns how many tasks are finished once that is enough.
+func (c *child) awaitFinished(ctx context.Context, poll time.Duration) (int, error) {
 	for {
 		n, err := c.system.finished(ctx)
 		if err != nil {
-			return fmt.Errorf("count finished tasks: %w", err)
+			return 0, fmt.Errorf("count finished tasks: %w", err)
 		}
 		if n >= c.n {
-			return nil
+			return n, nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pollFinished):
+			return 0, ctx.Err()
+		case <-time.After(poll):
 		}
 	}
 }

@@ -7,18 +7,24 @@ func drain(ctx context.Context, m *measurement) error {
 	if m.entrant.outside {
 		return drainOutside(ctx, m, n)
 	}
+	filler := task{role: "producer", mode: "start", concurrency: fillers, n: n, size: defaultSize}
+	return m.drainLine(ctx, filler, task{role: "worker", mode: "drain", concurrency: m.number(), n: n})
+}
+
+// drainLine has one process put tasks in line, and then another drain all of them.
+func (m *measurement) drainLine(ctx context.Context, filler, worker task) error {
 	empty, err := m.server.counters(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.fill(ctx, n, defaultSize); err != nil {
+	if _, err := m.do(ctx, filler); err != nil {
 		return err
 	}
 	full, err := m.server.counters(ctx)
 	if err != nil {
 		return err
 	}
-	r, err := m.do(ctx, task{role: "worker", mode: "drain", concurrency: m.number(), n: n})
+	r, err := m.do(ctx, worker)
 	if err != nil {
 		return err
 	}
@@ -26,9 +32,9 @@ func drain(ctx context.Context, m *measurement) error {
 	if err != nil {
 		return err
 	}
-	tasks, did := float64(n), drained.since(full)
+	tasks, did := float64(worker.n), drained.since(full)
 	startCPU := full.since(empty).cpu
-	m.addDrain(n, &r)
+	m.addDrain(worker.n, &r)
 	m.add(redisCPU, (startCPU+did.cpu)/tasks*micro)
 	m.add(redisCPUStart, startCPU/tasks*micro)
 	m.add(redisCPUDrain, did.cpu/tasks*micro)
