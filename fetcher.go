@@ -82,10 +82,13 @@ func (f *fetcher) serve(ctx context.Context, blocker *store.Blocker) (answered b
 			return answered, err
 		}
 		answered = true
-		if found {
+		switch {
+		case found:
 			f.engine.committer.woken()
-		} else {
+		case f.cutAt.IsZero():
 			f.await() // the line was empty all the time: the next call is the slow poll behind the push
+		default:
+			f.engine.committer.lookAgain() // a server that did not know of a cut may have moved an ID since
 		}
 	}
 }

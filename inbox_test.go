@@ -9,6 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/redistest"
 )
 
 // A slot may be taken for months: an ID that comes to a full runner's inbox goes back to where others find it.
@@ -107,4 +109,20 @@ func TestWakeUpDuringAClaim(t *testing.T) {
 		hook.release.open()
 		require.Equal(t, StateEnded, wait(t, client, id).State)
 	})
+}
+
+// A server that does not know yet that a blocked call was cut off still moves an ID into the inbox, after the runner has looked there.
+func TestInboxIsFilledLate(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, redistest.Start(t).Addr, nil)
+	registry := NewRegistry()
+	registry.Register("test/end", Func(func(context.Context, any) error { return nil }))
+	idle := make(chan string, 100)
+	runner := e.runner(t, registry, func(o *RunnerOptions) { o.hooks.idle = func(queue string) { idle <- queue } })
+	receive(t, "idle", idle)
+	require.NoError(t, e.rdb.ClientKillByFilter(t.Context(), "TYPE", "normal", "SKIPME", "yes").Err())
+	receive(t, "idle again", idle)
+	require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:late"), "task", "test/end").Err())
+	require.NoError(t, e.rdb.LPush(t.Context(), e.key("inbox:"+runner.ID()), "late").Err())
+	require.Equal(t, StateEnded, wait(t, e.client(t), "late").State)
 }
