@@ -60,10 +60,14 @@ func (c *committer) put(i item) {
 		c.abandonItems([]item{i})
 		return
 	}
-	c.items = append(c.items, i)
-	ready := c.mayDepart()
+	c.queue(i)
 	c.mu.Unlock()
-	if ready {
+}
+
+// queue adds an item, and wakes whoever may send it now; mu is held.
+func (c *committer) queue(i item) {
+	c.items = append(c.items, i)
+	if c.mayDepart() {
 		c.poke()
 	}
 }
@@ -79,12 +83,8 @@ func (c *committer) emit(r *Run, event string) {
 		}
 		if c.unsent.fits(len(event), c.engine.options.EventBuffer) {
 			c.unsent.add(len(event))
-			c.items = append(c.items, item{op: opEmit, run: r, text: event})
-			ready := c.mayDepart()
+			c.queue(item{op: opEmit, run: r, text: event})
 			c.mu.Unlock()
-			if ready {
-				c.poke()
-			}
 			return
 		}
 		room := c.room

@@ -55,8 +55,10 @@ type Leave struct {
 	Fields []string // field, value, … to set with it
 }
 
+func (l *Leave) wholeEvent() string { return `{"event":"` + strings.ToLower(l.State) + `",` + l.Event }
+
 func (b *Batch) Leave(id, member string, leave *Leave) {
-	event := `{"event":"` + strings.ToLower(leave.State) + `",` + leave.Event
+	event := leave.wholeEvent()
 	index := leave.State
 	n := 2 + len(leave.Fields)
 	switch leave.State {
@@ -82,8 +84,7 @@ func (b *Batch) Leave(id, member string, leave *Leave) {
 // stop wins.
 func (b *Batch) Swap(id, member string, epoch int64, data string, stopped *Leave) {
 	b.begin("swap", id, member, 5)
-	event := `{"event":"` + strings.ToLower(stopped.State) + `",` + stopped.Event
-	b.items = append(b.items, Member(epoch, id), epoch, data, event, indexOf(stopped.State, stopped.Keep))
+	b.items = append(b.items, Member(epoch, id), epoch, data, stopped.wholeEvent(), indexOf(stopped.State, stopped.Keep))
 }
 
 // KeepOld ends a reload that failed: the data that was tried goes, the data that runs stays.
