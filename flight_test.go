@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -50,6 +51,12 @@ func TestBatchThatOvertakes(t *testing.T) {
 		const most = 50
 		registry := NewRegistry()
 		registry.Register("test/talk", Func(func(ctx context.Context, _ any) error {
+			c := FromContext(ctx).engine.committer
+			for under := 1; under > 0; pause(ctx, time.Millisecond) { // else the next batch follows one already
+				c.mu.Lock()
+				under = len(c.flights) + len(c.items)
+				c.mu.Unlock()
+			}
 			armed.Store(true)
 			for i := range most {
 				if err := FromContext(ctx).Emit("n", i); err != nil {
