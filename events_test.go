@@ -211,6 +211,52 @@ func TestWatchJunkRepeatsAndHoles(t *testing.T) {
 	})
 }
 
+// Of a queue too, the last event of a task comes once and last, and nothing is kept for good of tasks that are final. After Redis was
+// emptied epochs begin with 1 again.
+func TestWatchQueueRepeatsAndLateEvents(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		events, err := e.client(t).WatchQueue(testContext(t))
+		require.NoError(t, err)
+		publish := func(event, id string, epoch, seq int) {
+			require.NoError(t, e.rdb.Publish(t.Context(), e.key("events:"+id),
+				fmt.Sprintf(`{"event":%q,"data":null,"id":%q,"task":"t/t","epoch":%d,"seq":%d,"at":1}`, event, id, epoch, seq)).Err())
+		}
+		publish("running", "42", 7, 1)
+		publish("ended", "42", 7, 3)
+		publish("late", "42", 7, 2)
+		publish("ended", "42", 7, 3)
+		publish("wait", "42", 8, 1)
+		publish("stopped", "42", 9, 1)
+		publish("running", "42", 1, 1)
+		publish("ended", "42", 1, 2)
+		publish("end of the test", "43", 1, 1)
+		var got []string
+		for event := range events {
+			if event.ID == "43" {
+				break
+			}
+			got = append(got, event.Event)
+		}
+		require.Equal(t, []string{"running", EventGap, "ended", "wait", "stopped", "running", "ended"}, got)
+	})
+}
+
+func TestWatchForgetsFinalTasks(t *testing.T) {
+	w := &watcher{seen: map[string]position{}}
+	event := func(kind string, id, epoch int) {
+		require.False(t, w.repeated(&Event{Event: kind, ID: fmt.Sprint(id), Epoch: int64(epoch), Seq: 1}))
+	}
+	event("running", -1, 1)
+	event("ended", -2, 1)
+	event("running", -2, 2)
+	for id := range 3 * watchBuffer {
+		event("ended", id, 1)
+	}
+	require.Len(t, w.seen, watchBuffer+2)
+	require.Contains(t, w.seen, "-1")
+	require.Contains(t, w.seen, "-2")
+}
+
 // A loop that does not read loses events, never the server's breath, and sees the gap; the end is not lost.
 func TestWatchSlowReader(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -295,7 +295,7 @@ func requireGapless(t *testing.T, events *redis.PubSub, ids []string) {
 			require.Greater(t, event.Epoch, before.epoch, message.Payload)
 			require.EqualValues(t, 1, event.Seq, message.Payload)
 		}
-		last[event.ID] = position{event.Epoch, event.Seq}
+		last[event.ID] = position{epoch: event.Epoch, seq: event.Seq}
 		if event.final() {
 			require.True(t, left[event.ID] || !slices.Contains(ids, event.ID), "a second end: %s", message.Payload)
 			delete(left, event.ID)

@@ -73,13 +73,19 @@ type watcher struct {
 	queue  *store.Queue
 	id     string
 	events chan Event
-	seen   map[string]position // of a single task, or of all of a queue that are not final
-	known  bool                // the single task has had a record
-	lost   bool                // an event did not fit in the buffer
+	seen   map[string]position // of a single task, or of all of a queue that are not final, and those in finals
+	finals []position          // of the last tasks of a queue that became final, in a ring; the oldest is at the place of the next
+	next   int
+	known  bool // the single task has had a record
+	lost   bool // an event did not fit in the buffer
 }
 
 // position is the last event seen of a task.
-type position struct{ epoch, seq int64 }
+type position struct {
+	id         string
+	epoch, seq int64
+	final      bool
+}
 
 func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
 	last, err := w.settle(ctx, subscription)
@@ -193,21 +199,35 @@ func (w *watcher) unlessOvertaken(last *Event) *Event {
 	return last
 }
 
-// repeated drops what was published twice because a reply was lost, and marks holes.
+// repeated drops what was published twice because a reply was lost, and what comes late from another node of a Cluster; it marks holes.
 func (w *watcher) repeated(event *Event) bool {
 	last, known := w.seen[event.ID]
-	if event.Epoch < last.epoch || event.Epoch == last.epoch && event.Seq <= last.seq {
+	emptied := last.final && event.Seq == 1 && event.Epoch < last.epoch // Redis was, and counts epochs from 1 again
+	if event.Epoch < last.epoch && !emptied || event.Epoch == last.epoch && event.Seq <= last.seq {
 		return event.Epoch != 0 // an event without an epoch is not ours to judge
 	}
 	if known && (event.Epoch == last.epoch && event.Seq != last.seq+1 || event.Epoch > last.epoch && event.Seq > 1) {
 		w.lost = true
 	}
-	if event.final() && w.id == "" {
-		delete(w.seen, event.ID)
-	} else {
-		w.seen[event.ID] = position{event.Epoch, event.Seq}
+	now := position{id: event.ID, epoch: event.Epoch, seq: event.Seq, final: event.final()}
+	w.seen[event.ID] = now
+	if now.final && w.id == "" {
+		w.forgetLater(now)
 	}
 	return false
+}
+
+// forgetLater keeps the position of a final task while others become final: its last events may come once more, or late.
+func (w *watcher) forgetLater(p position) {
+	if len(w.finals) < watchBuffer {
+		w.finals = append(w.finals, p)
+		return
+	}
+	if oldest := w.finals[w.next]; w.seen[oldest.id] == oldest { // it has not run again
+		delete(w.seen, oldest.id)
+	}
+	w.finals[w.next] = p
+	w.next = (w.next + 1) % watchBuffer
 }
 
 // put never blocks: a full buffer loses the event and shows a gap as soon as there is room.

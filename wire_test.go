@@ -294,9 +294,9 @@ func TestWireWatchQueue(t *testing.T) {
 			if event.Seq == 1 {
 				require.NotContains(t, seen, event.ID)
 			} else {
-				require.Equal(t, position{event.Epoch, event.Seq - 1}, seen[event.ID])
+				require.Equal(t, position{epoch: event.Epoch, seq: event.Seq - 1}, seen[event.ID])
 			}
-			seen[event.ID] = position{event.Epoch, event.Seq}
+			seen[event.ID] = position{epoch: event.Epoch, seq: event.Seq}
 			if event.final() {
 				ended++
 			}
