@@ -59,8 +59,15 @@ func testMain(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	code := m.Run()
+	for _, complaint := range complaints { // where one looks first: at the end of a long output
+		fmt.Println(complaint)
+	}
+	return code
 }
+
+// complaints are the problems of all episodes.
+var complaints []string
 
 // silent drops what go-redis would say of each dial that fails: many are meant to.
 type silent struct{}
@@ -101,6 +108,9 @@ func TestChaos(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			verdicts = append(verdicts, v)
+			for _, problem := range v.problems {
+				complaints = append(complaints, e.name+": "+problem)
+			}
 		})
 	}
 }

@@ -418,8 +418,10 @@ func moveSlot(w *world) {
 	w.insist("MIGRATE", func(ctx context.Context) error {
 		return w.at(from, func(c *redis.Client) error { return migrate(ctx, c, slot, to) })
 	})
+	w.handsOver()
 	setSlot(to, "NODE", ids[to])
 	setSlot(from, "NODE", ids[to])
+	w.handsOver() // when the workers look for it
 	for _, server := range w.servers {
 		_ = w.at(server.Addr, func(c *redis.Client) error {
 			return c.Do(context.Background(), "CLUSTER", "SETSLOT", slot, "NODE", ids[to]).Err() // replicas refuse; they hear of it

@@ -111,7 +111,7 @@ func (v *watcher) take(m *redis.Message) {
 		l = &life{runs: map[int64]*stream{}}
 		v.lives[e.ID] = l
 	}
-	l.take(&e)
+	l.take(&e, v.world.handedOver(ledger.Now()))
 	if isRecovery(&e) {
 		v.recovered = append(v.recovered, recovery{at: ledger.Now(), id: e.ID})
 	}
@@ -126,12 +126,13 @@ func isRecovery(e *event) bool {
 	return false
 }
 
-func (l *life) take(e *event) {
+// take enters an event; with late, one of before it may still be on its way from another node.
+func (l *life) take(e *event, late bool) {
 	s := l.runs[e.Epoch]
 	if s == nil {
 		s = &stream{}
 		l.runs[e.Epoch] = s
-		if e.Epoch < l.epoch {
+		if e.Epoch < l.epoch && !late {
 			s.disorder++
 		}
 	}
@@ -139,6 +140,8 @@ func (l *life) take(e *event) {
 	switch {
 	case e.Seq == s.seq:
 		s.repeats++
+		return
+	case e.Seq < s.seq && late:
 		return
 	case e.Seq < s.seq:
 		s.disorder++

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -66,12 +67,13 @@ type world struct {
 	places  []*place
 	serving sync.WaitGroup
 
-	before   int64 // bytes that Redis used when it was empty
-	mu       sync.Mutex
-	rng      *rand.Rand
-	problems []string
-	mayExits map[int]bool
-	breaks   []int64 // when Redis may have lost writes that it had acknowledged; see ledger.Now
+	before    int64 // bytes that Redis used when it was empty
+	mu        sync.Mutex
+	rng       *rand.Rand
+	problems  []string
+	mayExits  map[int]bool
+	breaks    []int64 // when Redis may have lost writes that it had acknowledged; see ledger.Now
+	handOvers []int64 // when the queue's slot changed masters
 }
 
 func newWorld(t *testing.T, k kind, seed uint64) *world {
@@ -257,6 +259,24 @@ func (w *world) lostWrites() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.breaks = append(w.breaks, ledger.Now())
+}
+
+// overtaking is how long after a hand-over the last events of the old master may still come, behind those of the new one: each node of a
+// Cluster sends its events to the others by itself.
+const overtaking = 500 * time.Millisecond
+
+// handsOver enters that another master has the queue's slot from now on.
+func (w *world) handsOver() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handOvers = append(w.handOvers, ledger.Now())
+}
+
+// handedOver reports whether that was just before this time.
+func (w *world) handedOver(at int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.handOvers, func(h int64) bool { return h <= at && at < h+int64(overtaking) })
 }
 
 func (w *world) intN(n int) int {
