@@ -31,10 +31,10 @@ func (w *workers) run(work func()) {
 }
 
 func (w *workers) serve(work func()) {
-	next := make(chan func(), 1) // a worker that has just begun to wait is not waited for
+	var next chan func() // made when needed: a task that runs for months does not
 	for ok := true; ok; {
 		work() // runtime.Goexit in it ends this worker
-		if !w.wait(next) {
+		if next = w.wait(next); next == nil {
 			return
 		}
 		work, ok = <-next
@@ -42,15 +42,19 @@ func (w *workers) serve(work func()) {
 	}
 }
 
-func (w *workers) wait(next chan func()) bool {
+// wait puts the worker among those in waiting, and returns where its next work will come; nil if there are enough of them.
+func (w *workers) wait(next chan func()) chan func() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || len(w.waiting) >= maxIdleWorkers {
-		return false
+		return nil
+	}
+	if next == nil {
+		next = make(chan func(), 1) // who brings work does not wait for a worker that has just begun to wait
 	}
 	w.idle.Add(1)
 	w.waiting = append(w.waiting, next)
-	return true
+	return next
 }
 
 // close ends those that wait, and waits for them; others end with their task.
