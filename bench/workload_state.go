@@ -11,7 +11,11 @@ func memory(ctx context.Context, m *measurement) error {
 		return errUnsupported
 	}
 	n := m.pick(100_000, 20_000)
-	before, err := m.server.counters(ctx)
+	const first = 1000 // a server has scripts, buffers and the like once
+	if err := m.fill(ctx, first, m.number()); err != nil {
+		return err
+	}
+	before, err := m.server.awaitClients(ctx)
 	if err != nil {
 		return err
 	}
