@@ -133,7 +133,8 @@ func plan(rng *rand.Rand) []episode {
 	unit := float64(budget)*(1-share)/weight - float64(around)*float64(len(all))/weight
 	var episodes []episode
 	for i := range all {
-		length := max(3*time.Second, time.Duration(unit*all[i].weight()))
+		least := time.Duration(all[i].weight() * float64(3*time.Second))
+		length := max(least, time.Duration(unit*all[i].weight()))
 		episodes = append(episodes, episode{name: all[i].name, faults: all[i : i+1], seed: rng.Uint64(), length: length})
 	}
 	mixes := *atOnce
