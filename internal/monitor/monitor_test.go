@@ -42,7 +42,7 @@ func TestDueTasksGoInLine(t *testing.T) {
 		queue := store.New(rdb, "m").Queue("q")
 		const due = 2 * store.MaxBatch
 		for n := range due + 1 {
-			id, at := strconv.Itoa(n), float64(n+1)
+			id, at := strconv.Itoa(n), float64(n)
 			if n == due {
 				at = float64(time.Now().Add(time.Hour).UnixMilli())
 			}

@@ -58,7 +58,7 @@ func (q *Queue) Renew(ctx context.Context, runner string, lease time.Duration) (
 		return Renewal{}, badReply("renew", reply)
 	}
 	return Renewal{
-		Held: number(v[0]) == 1, Now: number(v[1]), Owned: int(number(v[2])), Intents: int(number(v[3])), NextDue: number(v[4]),
+		Held: number(v[0]) == 1, Now: number(v[1]), Owned: int(number(v[2])), Intents: int(number(v[3])), NextDue: dueTime(v[4]),
 	}, nil
 }
 
@@ -133,7 +133,7 @@ func (q *Queue) Promote(ctx context.Context, limit int) (moved int, next int64, 
 	if err != nil || len(v) != 2 {
 		return 0, 0, badReply("promote", reply)
 	}
-	return int(number(v[0])), number(v[1]), nil
+	return int(number(v[0])), dueTime(v[1]), nil
 }
 
 // Adopt lists a local task as running on a runner, and returns its epoch; 0 if the runner holds no lease.

@@ -271,6 +271,25 @@ func TestRoundTimes(t *testing.T) {
 	})
 }
 
+// Whoever brings a task forward by hand may choose any score.
+func TestDueTimesByHand(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		for score, due := range map[string]int64{"0": 1, "-7": 1, "0.5": 1, "1500.5": 1500, "inf": 0} {
+			e.do("ZADD", e.keys.scheduled, score, "x")
+			renewal, err := e.queue.Renew(e.ctx(), "r", time.Minute)
+			require.NoError(t, err)
+			require.Equal(t, due, renewal.NextDue, score)
+			_, clock, err := e.queue.Leases(e.ctx())
+			require.NoError(t, err)
+			require.Equal(t, due, clock.NextDue, score)
+			_, next, err := e.queue.Promote(e.ctx(), 0)
+			require.NoError(t, err)
+			require.Equal(t, due, next, score)
+		}
+	})
+}
+
 // What is in the schedule and not SCHEDULED goes out of it, and nowhere else.
 func TestPromoteOfStaleEntries(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 )
 
@@ -38,6 +39,15 @@ func number(value any) int64 {
 		return n
 	}
 	return 0
+}
+
+// dueTime reads the score of what is due next; 0 for none, or for never. Whoever brings a task forward by hand may write 0, or less.
+func dueTime(value any) int64 {
+	score, err := strconv.ParseFloat(text(value), 64)
+	if err != nil || math.IsInf(score, 1) {
+		return 0
+	}
+	return max(1, number(value))
 }
 
 func texts(value any) []string {

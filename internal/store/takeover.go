@@ -32,7 +32,7 @@ func (q *Queue) Leases(ctx context.Context) ([]Lease, Clock, error) {
 	for pairs := v[2:]; len(pairs) > 0; pairs = pairs[2:] {
 		leases = append(leases, Lease{Runner: text(pairs[0]), End: number(pairs[1])})
 	}
-	return leases, Clock{Now: number(v[0]), NextDue: number(v[1])}, nil
+	return leases, Clock{Now: number(v[0]), NextDue: dueTime(v[1])}, nil
 }
 
 // Silence is after how long without a renewal a runner has cancelled its tasks, and after how long its lease has ended; 0 if it is gone.
