@@ -290,6 +290,7 @@ func (l *load) settle() {
 		}
 		l.world.insist("stop of "+s.id, func(ctx context.Context) error { return l.end(ctx, s) })
 	}
+	l.world.bringForward()
 	deadline := time.Now().Add(l.world.settling)
 	open := slices.Clone(l.order)
 	for _, id := range l.world.ids(l.world.keys()) { // also those whose start did not say that it had worked

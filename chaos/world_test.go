@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -9,8 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +62,7 @@ type world struct {
 	addrs   []string // of Redis, or of the sentinels
 	servers []*redistest.Server
 	clock   string                // the file that says how far Redis' clock is off
+	stepped atomic.Bool           // that it was
 	wires   []*wire               // one per place, the last one is the load's; none in a cluster
 	direct  redis.UniversalClient // past all proxies
 	rdb     redis.UniversalClient // the load's
@@ -173,6 +177,21 @@ func (w *world) fakeClock() []string {
 	return []string{"LD_PRELOAD=" + clockLibrary, "CLOCK_FILE=" + w.clock}
 }
 
+// bringForward makes due what a takeover delayed while Redis' clock was ahead, as operations.md says: it would be due as much later.
+func (w *world) bringForward() {
+	if !w.stepped.Load() {
+		return
+	}
+	w.insist("bring forward what is scheduled", func(ctx context.Context) error {
+		late := &redis.ZRangeBy{Min: strconv.FormatInt(time.Now().Add(w.settling/2).UnixMilli(), 10), Max: "+inf"}
+		ids, err := w.direct.ZRangeByScore(ctx, w.key("scheduled"), late).Result()
+		for _, id := range ids {
+			err = errors.Join(err, w.direct.ZAddXX(ctx, w.key("scheduled"), redis.Z{Score: 0, Member: id}).Err())
+		}
+		return err
+	})
+}
+
 func (w *world) setClock(off time.Duration) {
 	if err := os.WriteFile(w.clock, fmt.Appendf(nil, "%d\n", int(off.Seconds())), 0o600); err != nil {
 		w.t.Fatal(err)
@@ -181,6 +200,7 @@ func (w *world) setClock(off time.Duration) {
 
 // stepClock sets Redis' clock off, and sees that it is.
 func (w *world) stepClock(off time.Duration) {
+	w.stepped.Store(true)
 	w.setClock(off)
 	w.insist("another time in redis", func(ctx context.Context) error {
 		now, err := w.direct.Time(ctx).Result()
