@@ -30,10 +30,9 @@ type item struct {
 	sent    bool          // before, in a batch whose codes are lost
 }
 
-// collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim, or it must wait.
+// collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim, or it must wait. mu is
+// held.
 func (c *committer) collect() *flight {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if !c.mayDepart() {
 		return nil
 	}

@@ -367,7 +367,9 @@ func TestUnsentEventsAreBoundedInBytes(t *testing.T) {
 	require.Len(t, e.committer.items, 63, "what fits in 64 MiB, with the JSON around it")
 	require.EqualValues(t, 100, r.seq, "the numbers of dropped ones are used")
 	for e.committer.unsent.events > 0 {
+		e.committer.mu.Lock()
 		f := e.committer.collect()
+		e.committer.mu.Unlock()
 		require.NotNil(t, f)
 		e.committer.land(f)
 	}

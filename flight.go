@@ -33,9 +33,11 @@ func (c *committer) Serve(ctx context.Context) {
 // fly sends one batch after the other. Answers are settled in the order of the batches.
 func (c *committer) fly(ctx context.Context) {
 	for {
-		c.callAll(ctx)
-		f := c.collect()
+		f, again := c.turn(ctx)
 		if f == nil {
+			if again && ctx.Err() == nil {
+				continue
+			}
 			select {
 			case <-c.wake:
 				continue
@@ -128,39 +130,47 @@ func (c *committer) awaitBefore(f *flight) {
 	}
 }
 
-// callAll does what must happen between two batches, if none is under way: again and again, for the other goroutine may have been woken
-// for a call meanwhile, and could not make it.
-func (c *committer) callAll(ctx context.Context) {
-	for {
-		calls, inbox, reconcile := c.beginCalls()
-		if len(calls) == 0 && !inbox && !reconcile {
-			return
-		}
-		for _, f := range calls {
-			f(ctx)
-		}
-		if inbox {
-			c.attempt(ctx, "return the IDs in this runner's inbox to the line", &c.inbox, c.returnInbox)
-		}
-		if reconcile {
-			c.attempt(ctx, "compare with redis which tasks this runner has", &c.reconcile, c.compare)
-		}
-		c.mu.Lock()
-		c.calling = false
-		c.mu.Unlock()
+// turn does what must happen between two batches, if none is under way, and takes the next batch. They alternate: a function may ask to be
+// called again until some item is sent. Without a batch it reports whether there is more to call: what another goroutine was woken for
+// meanwhile, and could not do.
+func (c *committer) turn(ctx context.Context) (f *flight, again bool) {
+	calls, inbox, reconcile := c.beginCalls()
+	for _, do := range calls {
+		do(ctx)
 	}
+	if inbox {
+		c.attempt(ctx, "return the IDs in this runner's inbox to the line", &c.inbox, c.returnInbox)
+	}
+	if reconcile {
+		c.attempt(ctx, "compare with redis which tasks this runner has", &c.reconcile, c.compare)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(calls) > 0 || inbox || reconcile {
+		c.calling = false
+	}
+	f = c.collect()
+	return f, f == nil && c.mustCall()
 }
 
 func (c *committer) beginCalls() (calls []func(context.Context), inbox, reconcile bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.flights) > 0 || c.calling {
+	if !c.mustCall() {
 		return nil, false, false
 	}
+	c.calling = true
 	calls, c.calls = c.calls, nil
-	if (c.inbox || c.reconcile) && !time.Now().Before(c.resting) && c.engine.lease.isHeld() {
+	if c.mayAsk() {
 		inbox, reconcile = c.inbox, c.reconcile
 	}
-	c.calling = len(calls) > 0 || inbox || reconcile
 	return calls, inbox, reconcile
 }
+
+// mustCall reports whether something is to be called that may be called now; mu is held.
+func (c *committer) mustCall() bool {
+	return len(c.flights) == 0 && !c.calling && (len(c.calls) > 0 || (c.inbox || c.reconcile) && c.mayAsk())
+}
+
+// mayAsk reports whether what the inbox and reconcile stand for may be tried; mu is held.
+func (c *committer) mayAsk() bool { return !time.Now().Before(c.resting) && c.engine.lease.isHeld() }

@@ -88,3 +88,36 @@ func TestBatchThatOvertakes(t *testing.T) {
 		require.Equal(t, StateEnded, wait(t, client, id).State)
 	})
 }
+
+// What is called between two batches, and asks to be called once more, as a local task does while its last end is not sent, leaves a batch
+// its turn: without that nothing is sent any more.
+func TestCallsTakeTurnsWithBatches(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var waited atomic.Int32
+		registry := NewRegistry()
+		registry.Register("test/emit", Func(func(ctx context.Context, _ any) error {
+			r := FromContext(ctx)
+			c := r.engine.committer
+			var sent func(context.Context)
+			sent = func(context.Context) {
+				c.mu.Lock()
+				unsent := len(c.items)
+				c.mu.Unlock()
+				if unsent > 0 && ctx.Err() == nil {
+					waited.Add(1)
+					c.do(sent)
+				}
+			}
+			emitted := make(chan error, 1)
+			c.do(func(context.Context) {
+				emitted <- r.Emit("hello", nil)
+				c.do(sent)
+			})
+			return <-emitted
+		}))
+		e.runner(t, registry, func(o *RunnerOptions) { o.Locals = []Local{} })
+		client := e.client(t)
+		require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/emit", nil)).State)
+		require.LessOrEqual(t, waited.Load(), int32(1), "the end may come when the event is sent")
+	})
+}

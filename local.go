@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/redtask/redtask/internal/store"
 )
@@ -106,6 +107,9 @@ func (l *localTask) runOnce(ctx context.Context) ending {
 	return end
 }
 
+// lookAgain is how often a local task that runs again looks whether the end of its last run is written.
+const lookAgain = 5 * time.Millisecond
+
 // adopt lists the task in Redis, between two batches: comparing what we own never sees it half listed.
 func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 	type adopted struct {
@@ -116,8 +120,11 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 	e := l.engine
 	var enlist func(callCtx context.Context)
 	enlist = func(callCtx context.Context) {
-		if ctx.Err() == nil && e.find(l.id) != nil { // the end of its last run is queued, and goes first
-			e.committer.do(enlist)
+		if ctx.Err() != nil {
+			return // nobody waits any more
+		}
+		if e.find(l.id) != nil { // the end of its last run is queued, or may not be sent yet, and goes first
+			time.AfterFunc(lookAgain, func() { e.committer.do(enlist) })
 			return
 		}
 		r, err := l.list(ctx, callCtx)
