@@ -137,17 +137,22 @@ func TestRunnerWithoutARight(t *testing.T) {
 // What docs/operations.md calls optional is.
 func TestRunnerWithoutOptionalRights(t *testing.T) {
 	t.Parallel()
-	admin := withUsers(t)
-	admin.do(t, "ACL", "SETUSER", "worker", "-info", "-client")
-	idle := make(chan string, 1000)
-	v := newVersions()
-	runner := admin.as(t, "worker").runner(t, tasksOf(v, newBlocker()), func(o *RunnerOptions) {
-		o.hooks.idle = func(queue string) { idle <- queue }
-	})
-	control(t, admin.as(t, "producer").client(t), v)
-	receive(t, "idle", idle)
-	require.NoError(t, shutdown(t, runner))
-	require.False(t, admin.log.has("level=WARN"), admin.log)
+	for _, lacks := range [][]any{{"-info", "-client"}, {"-multi"}, {"-exec"}} {
+		t.Run(fmt.Sprint(lacks...), func(t *testing.T) {
+			t.Parallel()
+			admin := withUsers(t)
+			admin.do(t, append([]any{"ACL", "SETUSER", "worker"}, lacks...)...)
+			idle := make(chan string, 1000)
+			v := newVersions()
+			runner := admin.as(t, "worker").runner(t, tasksOf(v, newBlocker()), func(o *RunnerOptions) {
+				o.hooks.idle = func(queue string) { idle <- queue }
+			})
+			control(t, admin.as(t, "producer").client(t), v)
+			receive(t, "idle", idle)
+			require.NoError(t, shutdown(t, runner))
+			require.False(t, admin.log.has("level=WARN"), admin.log)
+		})
+	}
 }
 
 // The connection is made and the call refused, again and again: that is one line in the log, and no loop without a pause.

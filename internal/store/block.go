@@ -18,6 +18,7 @@ type Blocker struct {
 	clientID int64
 	wait     string
 	inbox    string
+	room     string
 }
 
 // NewBlocker connects. In a Cluster it is bound to the node that has the queue's slot; after a move Wait fails and a new one is due.
@@ -32,7 +33,7 @@ func (q *Queue) NewBlocker(ctx context.Context, runner string) (*Blocker, error)
 	options.PushNotificationProcessor = nil
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(options)
-	b := &Blocker{client: client, conn: client.Conn(), wait: q.keys.wait, inbox: q.keys.inbox(runner)}
+	b := &Blocker{client: client, conn: client.Conn(), wait: q.keys.wait, inbox: q.keys.inbox(runner), room: q.keys.room}
 	if err := b.conn.Ping(ctx).Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to wait for tasks: %w", explain(err)), b.Close())
 	}
@@ -90,8 +91,19 @@ func (b *Blocker) Wait(ctx context.Context, timeout time.Duration) (bool, error)
 
 // Interrupt asks Redis to end the blocked call: its answer then says for certain whether an ID was moved. It returns false where the
 // server cannot; Close then ends the call, and an ID may still arrive in the inbox.
+//
+// Redis before 8.2 panics on CLIENT UNBLOCK of a call that CLIENT PAUSE or a failover has postponed (redis/redis#14164). So a write goes
+// with it, of a key that never exists: then both are postponed together.
 func (b *Blocker) Interrupt(ctx context.Context) bool {
-	return b.clientID != 0 && b.client.ClientUnblock(ctx, b.clientID).Err() == nil
+	if b.clientID == 0 {
+		return false
+	}
+	_, err := b.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.Del(ctx, b.room)
+		p.ClientUnblock(ctx, b.clientID)
+		return nil
+	})
+	return err == nil
 }
 
 func (b *Blocker) Close() error { return b.client.Close() }

@@ -2,11 +2,15 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/redistest"
 )
 
 func (e *env) blocker(runner string) *Blocker {
@@ -96,6 +100,31 @@ func TestBlockerInterrupt(t *testing.T) {
 	found, err := b.Wait(e.ctx(), time.Second)
 	require.NoError(t, err)
 	require.True(t, found)
+}
+
+// Redis before 8.2, and Valkey before 8.1.2, panic when CLIENT UNBLOCK ends a call that CLIENT PAUSE, or a failover, has postponed
+// (redis/redis#14164). An interrupt is postponed as that call is.
+func TestBlockerInterruptWhileWritesArePaused(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	e := newEnv(t, server.Addr, "p")
+	b := e.blocker("r")
+	e.do("CLIENT", "PAUSE", 60_000, "WRITE")
+	result := waitIn(e.ctx(), b)
+	blocked := func(n int) {
+		require.Eventually(t, func() bool {
+			info, err := e.rdb.Info(e.ctx(), "clients").Result()
+			require.NoError(t, err)
+			return strings.Contains(info, fmt.Sprintf("blocked_clients:%d\r", n))
+		}, 20*time.Second, 5*time.Millisecond)
+	}
+	blocked(1)
+	interrupted := make(chan bool, 1)
+	go func() { interrupted <- b.Interrupt(e.ctx()) }()
+	blocked(2)
+	e.do("CLIENT", "UNPAUSE")
+	require.True(t, <-interrupted)
+	require.Equal(t, waited{}, e.receive(result))
 }
 
 // A server that cannot interrupt says so; Close ends the call.
