@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +51,7 @@ func (c *check) problem(format string, args ...any) {
 // examine reads everything, and checks it.
 func examine(w *world, l *load, f *fault) *check {
 	c := &check{verdict: &verdict{fault: f.name, tasks: len(l.order)}, world: w, load: l, fault: f}
+	c.crashes()
 	c.history = newHistory(w.lines())
 	c.readRecords()
 	for _, id := range l.order {
@@ -67,10 +70,23 @@ func examine(w *world, l *load, f *fault) *check {
 	return c
 }
 
+// crashes says why a server panicked that is gone.
+func (c *check) crashes() {
+	for _, server := range c.world.servers {
+		log, err := os.ReadFile(filepath.Join(server.Dir(), "log"))
+		if err != nil {
+			c.problem("log of %s: %v", server.Addr, err)
+		}
+		if _, report, found := strings.Cut(string(log), "REDIS BUG REPORT START"); found {
+			c.problem("redis at %s panicked: %.500s", server.Addr, report)
+		}
+	}
+}
+
 func (c *check) readRecords() {
 	c.records = map[string]*redtask.Record{}
 	for _, id := range c.load.order {
-		c.world.insist("read task "+id, func(ctx context.Context) error {
+		read := c.world.insist("read task "+id, func(ctx context.Context) error {
 			record, err := c.world.client.Get(ctx, id)
 			if err == nil {
 				c.records[id] = record
@@ -79,6 +95,9 @@ func (c *check) readRecords() {
 			}
 			return nil
 		})
+		if !read {
+			break
+		}
 	}
 	c.world.insist("count", func(ctx context.Context) error {
 		counts, err := c.world.client.Counts(ctx)
@@ -399,7 +418,9 @@ func (w *world) ids(keys []string) []string {
 // emptied removes all tasks, and checks that nothing of them stays.
 func (c *check) emptied() {
 	for _, id := range c.world.ids(c.keys()) {
-		c.world.insist("remove task "+id, func(ctx context.Context) error { return c.world.client.Remove(ctx, id) })
+		if !c.world.insist("remove task "+id, func(ctx context.Context) error { return c.world.client.Remove(ctx, id) }) {
+			break
+		}
 	}
 	for _, k := range c.keys() {
 		if strings.Contains(k, ":task:") || strings.Contains(k, ":final:") || strings.HasSuffix(k, ":wait") {

@@ -288,14 +288,18 @@ func (l *load) settle() {
 		if s.at != 0 && !l.world.lossy() {
 			l.world.insist("reload of "+s.id, func(ctx context.Context) error { return l.reloaded(ctx, s) })
 		}
-		l.world.insist("stop of "+s.id, func(ctx context.Context) error { return l.end(ctx, s) })
+		if !l.world.insist("stop of "+s.id, func(ctx context.Context) error { return l.end(ctx, s) }) {
+			break // Redis is gone for good, say: each of the others would take as long
+		}
 	}
 	l.world.bringForward()
 	deadline := time.Now().Add(l.world.settling)
 	open := slices.Clone(l.order)
 	for _, id := range l.world.ids(l.world.keys()) { // also those whose start did not say that it had worked
 		if l.tasks[id] == nil {
-			l.world.insist("stop of "+id, func(ctx context.Context) error { return l.endUnknown(ctx, id) })
+			if !l.world.insist("stop of "+id, func(ctx context.Context) error { return l.endUnknown(ctx, id) }) {
+				break
+			}
 			open = append(open, id)
 		}
 	}

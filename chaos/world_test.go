@@ -322,19 +322,20 @@ func (w *world) wait(d time.Duration) bool {
 	}
 }
 
-// insist makes a call until it works: what was broken must be mended.
-func (w *world) insist(what string, call func(context.Context) error) {
+// insist makes a call until it works: what was broken must be mended. It reports whether it was.
+func (w *world) insist(what string, call func(context.Context) error) bool {
 	var err error
 	for deadline := time.Now().Add(w.settling / 2); time.Now().Before(deadline); {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		err = call(ctx)
 		cancel()
 		if err == nil {
-			return
+			return true
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	w.problem("%s: %v", what, err)
+	return false
 }
 
 // pick draws a place whose worker runs.
