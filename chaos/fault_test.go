@@ -1,10 +1,16 @@
 package chaos
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/redtask/redtask"
 )
+
+const newTask = "chaos/new" // only the newer version of the worker has it
 
 // part is what a fault disturbs: in a mix no two faults disturb the same at a time.
 type part string
@@ -83,7 +89,7 @@ func freeze(w *world, d time.Duration, then syscall.Signal) {
 }
 
 func deployFaults() []fault {
-	newer := wish{weight: 10, task: "chaos/new", data: map[string]any{"ms": 50, "field_of_tomorrow": 1}, ends: ended}
+	newer := wish{weight: 10, task: newTask, data: map[string]any{"ms": 50, "field_of_tomorrow": 1}, ends: ended}
 	return []fault{
 		{name: "deploy", what: "SIGTERM of one worker after the other", part: inWorkers, inject: func(w *world) {
 			for _, p := range w.places {
@@ -93,9 +99,16 @@ func deployFaults() []fault {
 		}},
 		{
 			name: "versions", what: "deploys to and fro between two versions: a new task name, new fields", part: inWorkers, wishes: []wish{newer},
-			begin: func(w *world) { w.places[0].set(func(s *settings) { s.Version = "b" }) },
+			begin: func(w *world) {
+				w.places[0].set(func(s *settings) { s.Version = "b" })
+				for _, p := range w.places[1:] {
+					p.hold(true)
+				}
+			},
 			inject: func(w *world) {
+				w.insist("a runner of the new version", w.knowsNewer)
 				for _, p := range w.places[1:] { // the first one has the new version all the while: else the name would be unknown
+					p.hold(false)
 					p.set(func(s *settings) { s.Version = map[string]string{"": "b", "b": ""}[s.Version] })
 					p.shutdown()
 					w.wait(w.between(200*time.Millisecond, 600*time.Millisecond))
@@ -104,6 +117,15 @@ func deployFaults() []fault {
 		},
 		{name: "protocol", what: "a worker meets another version of the protocol", part: inWorkers, inject: otherProtocol, exits: []int{exitProtocol}},
 	}
+}
+
+// knowsNewer reports whether a runner knows the task name of the new version.
+func (w *world) knowsNewer(ctx context.Context) error {
+	runners, err := w.client.Runners(ctx)
+	if err == nil && !slices.ContainsFunc(runners, func(r redtask.RunnerRecord) bool { return slices.Contains(r.Tasks, newTask) }) {
+		err = errors.New("none is there")
+	}
+	return err
 }
 
 // taskFaults are tasks that misbehave; their inject only lets time pass.

@@ -22,7 +22,7 @@ type wire struct {
 func newWire(t *testing.T, upstream string) *wire {
 	zerolog.SetGlobalLevel(zerolog.Disabled) // one of its toxics logs past the logger it gets
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
-	proxy := toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), "127.0.0.1:0", upstream)
+	proxy := toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), freeAddr(t), upstream)
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}

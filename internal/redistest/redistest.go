@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -113,7 +114,7 @@ func start(binary, dir string, env []string, config *tls.Config, args []string) 
 	}
 	var last error
 	for range 5 { // another process may take the port between our look and the server's bind
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			return nil, err
 		}
@@ -127,19 +128,19 @@ func start(binary, dir string, env []string, config *tls.Config, args []string) 
 	return nil, last
 }
 
-// freePort leaves room for a cluster bus port, which is 10,000 higher.
-func freePort() (int, error) {
-	for {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, fmt.Errorf("find a free port: %w", err)
+// FreePort finds a port below those that systems give to outgoing connections: one of these may take the port of a server that is killed
+// and started again. A cluster bus has room 10,000 higher.
+func FreePort() (int, error) {
+	var last error
+	for range 100 {
+		port := 10_000 + rand.IntN(12_000)
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return port, listener.Close()
 		}
-		port := listener.Addr().(*net.TCPAddr).Port
-		_ = listener.Close()
-		if port < 55_000 {
-			return port, nil
-		}
+		last = err
 	}
+	return 0, fmt.Errorf("find a free port: %w", last)
 }
 
 func (s *Server) launch() error {

@@ -55,7 +55,7 @@ func sentinel(t testing.TB, host, port string, quorum int, downAfter time.Durati
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	number, err := freePort()
+	number, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
