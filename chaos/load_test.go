@@ -284,6 +284,7 @@ func (l *load) stop(ctx context.Context, s *started) {
 
 // settle waits until nothing is left to do: reloads have come true, what works until it is stopped is stopped, everything is final.
 func (l *load) settle() {
+	l.world.bringForward()
 	for _, s := range l.longs {
 		if s.at != 0 && !l.world.lossy() {
 			l.world.insist("reload of "+s.id, func(ctx context.Context) error { return l.reloaded(ctx, s) })
@@ -292,7 +293,6 @@ func (l *load) settle() {
 			break // Redis is gone for good, say: each of the others would take as long
 		}
 	}
-	l.world.bringForward()
 	deadline := time.Now().Add(l.world.settling)
 	open := slices.Clone(l.order)
 	for _, id := range l.world.ids(l.world.keys()) { // also those whose start did not say that it had worked
