@@ -345,6 +345,11 @@ func TestFinishATakeover(t *testing.T) {
 func TestEventsOfALostRun(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		var cut atomic.Bool
+		asked, answer := make(chan struct{}), newGate(t)
+		worked := func(cmd *redis.Cmd) bool {
+			values, _ := cmd.Val().([]any)
+			return len(values) == 2 && values[0] == int64(1)
+		}
 		own := e.answered(t, func(next func() error, cmd *redis.Cmd) error {
 			if cut.Load() && follows(cmd) {
 				return errLostReply // it does not even arrive
@@ -353,19 +358,21 @@ func TestEventsOfALostRun(t *testing.T) {
 			if cut.Load() && cmd.Args()[2] == keysOfCommit {
 				return loseAnswer(cmd)
 			}
-			if cut.Load() && cmd.Args()[2] == keysOfRegister && cut.CompareAndSwap(true, false) {
-				time.Sleep(700 * time.Millisecond) // its answer is on the way: time enough to say something too early
+			if cmd.Args()[2] == keysOfRegister && worked(cmd) && cut.CompareAndSwap(true, false) {
+				close(asked)
+				answer.wait()
 			}
 			return err
 		})
 		b := newBlocker()
 		registered := make(chan string, 10)
 		first := own.runner(t, blockRegistry(b), func(o *RunnerOptions) {
-			fastLease(o)
+			o.RenewInterval = 300 * time.Millisecond // the lease is the long one: an answer is held back
 			o.Locals = []Local{}
 			o.hooks.registered = func(queue string) { registered <- queue }
 		})
 		receive(t, "registered", registered)
+		committer := first.engines["default"].committer
 		client := e.client(t)
 		id := start(t, client, "test/block", nil)
 		lost := receive(t, "run", b.running)
@@ -382,11 +389,24 @@ func TestEventsOfALostRun(t *testing.T) {
 			require.NoError(t, err)
 			return strings.Contains(message.Payload, `"once"`)
 		})
-		require.NoError(t, lost.Emit("late", nil), "behind what is under way")
+		require.NoError(t, lost.Emit("late", nil), "in the second batch that is under way")
+		eventually(t, "it is sent", func() bool {
+			committer.mu.Lock()
+			defer committer.mu.Unlock()
+			return len(committer.flights) == maxFlights
+		})
+		require.NoError(t, lost.Emit("later", nil), "behind what is under way")
 		e.rdb.HDel(t.Context(), e.key("runner:"+first.ID()), "batch") // as a monitor does that takes over
 		e.rdb.ZAdd(t.Context(), e.key("runners"), redis.Z{Score: 0, Member: first.ID()})
 		require.ErrorIs(t, receive(t, "cause", b.causes), ErrLeaseLost)
-		receive(t, "registered again, when it had finished the takeover", registered)
+		receive(t, "registered again in redis, when it had finished the takeover", asked)
+		passed := make(chan struct{})
+		committer.do(func(context.Context) { // what was under way is answered; between this call and the next one a batch could go
+			committer.do(func(context.Context) { close(passed) })
+		})
+		receive(t, "two turns while the answer is on the way", passed)
+		answer.open()
+		receive(t, "registered again", registered)
 
 		next := receive(t, "next run", b.running)
 		require.Equal(t, id, next.ID())
@@ -397,6 +417,7 @@ func TestEventsOfALostRun(t *testing.T) {
 			require.NoError(t, err)
 			require.NotContains(t, message.Payload, `"once"`)
 			require.NotContains(t, message.Payload, `"late"`)
+			require.NotContains(t, message.Payload, `"later"`)
 			var event Event
 			require.NoError(t, json.Unmarshal([]byte(message.Payload), &event))
 			require.Greater(t, event.Epoch, lost.Epoch(), message.Payload)
