@@ -10,27 +10,41 @@ import (
 	"time"
 )
 
-// countCalls counts for a while the commands that clients send, by MONITOR: INFO does not tell them from those within scripts. MONITOR costs
-// the server something for each command, so this is for idle ones only.
-func (s *server) countCalls(ctx context.Context, window time.Duration) (int, error) {
+// monitor is told each command that the server runs.
+type monitor struct {
+	conn   net.Conn
+	reader *bufio.Reader
+}
+
+// monitor tells the commands that clients send from those within scripts, as INFO does not. It costs the server something for each
+// command, so this is for idle ones only.
+func (s *server) monitor(ctx context.Context) (*monitor, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.addr)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer func() { _ = conn.Close() }()
-	reader := bufio.NewReader(conn)
+	m := &monitor{conn: conn, reader: bufio.NewReader(conn)}
 	if _, err := conn.Write([]byte("MONITOR\r\n")); err != nil {
-		return 0, err
+		m.close()
+		return nil, err
 	}
-	if line, err := reader.ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
-		return 0, fmt.Errorf("MONITOR: answer %q: %w", line, err)
+	if line, err := m.reader.ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
+		m.close()
+		return nil, fmt.Errorf("MONITOR: answer %q: %w", line, err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(window)); err != nil {
+	return m, nil
+}
+
+func (m *monitor) close() { _ = m.conn.Close() }
+
+// calls counts what clients send from the start of the monitor until a while from now.
+func (m *monitor) calls(ctx context.Context, window time.Duration) (int, error) {
+	if err := m.conn.SetReadDeadline(time.Now().Add(window)); err != nil {
 		return 0, err
 	}
 	calls := 0
 	for {
-		line, err := reader.ReadString('\n')
+		line, err := m.reader.ReadString('\n')
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return 0, ctx.Err()

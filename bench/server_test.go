@@ -29,12 +29,12 @@ func TestCountersLeaveOutTheBench(t *testing.T) {
 func TestCallsLeaveOutScripts(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), testServer(t)
-	go func() {
-		time.Sleep(50 * time.Millisecond)
-		_ = s.client.Eval(ctx, "return redis.call('TIME')", nil).Err()
-		_ = s.client.Ping(ctx).Err()
-	}()
-	calls, err := s.countCalls(ctx, 500*time.Millisecond)
+	m, err := s.monitor(ctx)
+	require.NoError(t, err)
+	defer m.close()
+	require.NoError(t, s.client.Eval(ctx, "return redis.call('TIME')", nil).Err())
+	require.NoError(t, s.client.Ping(ctx).Err())
+	calls, err := m.calls(ctx, 500*time.Millisecond)
 	require.NoError(t, err)
 	require.Equal(t, 2, calls)
 }

@@ -62,7 +62,12 @@ func idle(ctx context.Context, m *measurement) error {
 	if err != nil {
 		return err
 	}
-	calls, err := m.server.countCalls(ctx, time.Duration(m.pick(20, 5))*time.Second)
+	watch, err := m.server.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer watch.close()
+	calls, err := watch.calls(ctx, time.Duration(m.pick(20, 5))*time.Second)
 	if err != nil {
 		return err
 	}
