@@ -303,16 +303,18 @@ func (l *load) settle() {
 			open = append(open, id)
 		}
 	}
-	for len(open) > 0 {
-		open = l.open(open)
-		if time.Now().After(deadline) {
-			for _, id := range open[:min(5, len(open))] {
-				record, err := l.world.client.Get(context.Background(), id)
-				l.world.problem("LOST: task %s of %d does not end: %+v, %v", id, len(open), record, err)
-			}
-			return
+	err := poll(deadline, func(context.Context) error {
+		if open = l.open(open); len(open) > 0 {
+			return fmt.Errorf("%d tasks do not end", len(open))
 		}
-		time.Sleep(100 * time.Millisecond)
+		return nil
+	})
+	if err == nil {
+		return
+	}
+	for _, id := range open[:min(5, len(open))] {
+		record, fault := l.world.client.Get(context.Background(), id)
+		l.world.problem("LOST: %v, one is %s: %+v, %v", err, id, record, fault)
 	}
 }
 

@@ -86,7 +86,10 @@ func (v *watcher) serve(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			v.broke()
-			time.Sleep(10 * time.Millisecond)
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Millisecond):
+			}
 		}
 	}
 }

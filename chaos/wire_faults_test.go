@@ -57,7 +57,7 @@ func wireFaults() []fault {
 			}
 		})},
 		{name: "cut", what: "all connections of a worker cut, none for a moment", part: inWires, inject: func(w *world) {
-			w.wires[w.intN(len(w.wires))].cut()
+			w.cut(w.wires[w.intN(len(w.wires))])
 			w.wait(w.between(100*time.Millisecond, 700*time.Millisecond))
 		}},
 	}

@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,15 +59,9 @@ func (w *wire) cure() { w.proxy.Toxics.ResetToxics(context.Background()) }
 
 func (w *wire) close() { w.proxy.Stop() }
 
-// cut resets all connections.
-func (w *wire) cut() {
-	w.proxy.Stop()
+// cut resets all connections of a wire.
+func (w *world) cut(wire *wire) {
+	wire.proxy.Stop()
 	// A process that is just being started holds a copy of the closed listener from its fork to its exec: until then the port is taken.
-	err := w.proxy.Start()
-	for deadline := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(deadline); err = w.proxy.Start() {
-		time.Sleep(time.Millisecond)
-	}
-	if err != nil {
-		w.t.Errorf("proxy: %v", err)
-	}
+	w.insist("listen again at a cut wire", func(context.Context) error { return wire.proxy.Start() })
 }

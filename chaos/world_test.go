@@ -324,18 +324,28 @@ func (w *world) wait(d time.Duration) bool {
 
 // insist makes a call until it works: what was broken must be mended. It reports whether it was.
 func (w *world) insist(what string, call func(context.Context) error) bool {
-	var err error
-	for deadline := time.Now().Add(w.settling / 2); time.Now().Before(deadline); {
+	err := poll(time.Now().Add(w.settling/2), call)
+	if err != nil {
+		w.problem("%s: %v", what, err)
+	}
+	return err == nil
+}
+
+// poll makes a call until it works or the time is over, and returns its last error.
+func poll(until time.Time, call func(context.Context) error) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		err = call(ctx)
+		err := call(ctx)
 		cancel()
 		if err == nil {
-			return true
+			return nil
 		}
-		time.Sleep(100 * time.Millisecond)
+		if <-tick.C; !time.Now().Before(until) {
+			return err
+		}
 	}
-	w.problem("%s: %v", what, err)
-	return false
 }
 
 // pick draws a place whose worker runs.
