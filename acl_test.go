@@ -3,6 +3,7 @@ package redtask
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,7 +139,11 @@ func (e *env) orphan(t *testing.T) {
 func workerLife(t *testing.T, worker *env) {
 	v, b := newVersions(), newBlocker()
 	checked, idle := make(chan string, 10), make(chan string, 1000)
-	runner := worker.runner(t, tasksOf(v, b), func(o *RunnerOptions) {
+	registry := tasksOf(v, b)
+	registry.RegisterWith("test/limited", Func(func(context.Context, string) error { return nil }), TaskOptions{
+		Limits: Limits{Concurrency: 1, Rate: Rate{N: 1, Per: 50 * time.Millisecond}},
+	})
+	runner := worker.runner(t, registry, func(o *RunnerOptions) {
 		busy(o)
 		o.hooks.memoryChecked = func(queue string) { checked <- queue }
 		o.hooks.idle = func(queue string) { idle <- queue }
@@ -149,6 +154,11 @@ func workerLife(t *testing.T, worker *env) {
 		require.Equal(t, StateEnded, wait(t, client, id).State, id)
 	}
 	control(t, client, v)
+	limited, err := client.StartMany(testContext(t), slices.Repeat([]StartRequest{{Task: "test/limited"}}, 3))
+	require.NoError(t, err)
+	for _, id := range limited {
+		require.Equal(t, StateEnded, wait(t, client, id).State)
+	}
 	eventually(t, "cleanup leaves one of two", func() bool {
 		_, err := client.Get(testContext(t), "first")
 		return err != nil
@@ -222,6 +232,25 @@ func producerCalls(t *testing.T, producer *env) {
 	}
 	_, err = client.WatchQueue(ctx)
 	require.NoError(t, err)
+	producerPlaces(t, client)
+}
+
+// producerPlaces are starts that say more than name and data.
+func producerPlaces(t *testing.T, client *Client) {
+	ctx := testContext(t)
+	require.NoError(t, client.Pause(ctx))
+	_, err := client.StartMany(ctx, []StartRequest{
+		{Task: "test/block", StartOptions: StartOptions{ID: "first", Key: "k", Ordered: true, Priority: PriorityLow}},
+		{Task: "test/block", StartOptions: StartOptions{ID: "next", Key: "k", Ordered: true}},
+		{Task: "test/block", StartOptions: StartOptions{ID: "later", In: time.Hour, Once: Unique("u", time.Hour)}},
+	})
+	require.NoError(t, err)
+	require.NoError(t, client.RescheduleIn(ctx, "later", time.Minute))
+	for _, id := range []string{"first", "next", "later"} {
+		require.NoError(t, client.Stop(ctx, id))
+		require.NoError(t, client.Remove(ctx, id))
+	}
+	require.NoError(t, client.Resume(ctx))
 }
 
 // viewerCalls are all that a viewer does.

@@ -24,6 +24,9 @@ type ClientOptions struct {
 	Queue string
 	// MaxData bounds the data of a task, in bytes, as its runners' [RunnerOptions.MaxData] does. Default 1 MiB.
 	MaxData int
+	// Headers, if not nil, gives headers that each start adds to the task's own: trace context from the ctx of the call, say. See
+	// [StartOptions.Headers]. It may be called from several goroutines. Default nil.
+	Headers func(ctx context.Context) map[string]string
 }
 
 // Client starts, stops, reloads, inspects, watches and waits for the tasks of one queue. It needs no closing, and its methods may be
@@ -39,6 +42,7 @@ type Client struct {
 type shared struct {
 	store   *store.Store
 	maxData int
+	headers func(ctx context.Context) map[string]string
 
 	mu        sync.Mutex
 	clients   map[string]*Client
@@ -61,7 +65,7 @@ func NewClient(rdb redis.UniversalClient, options ClientOptions) (*Client, error
 	if faults != nil {
 		return nil, faults
 	}
-	s := &shared{store: store.New(rdb, options.Prefix), maxData: options.MaxData, clients: map[string]*Client{}, announced: map[string]bool{}}
+	s := &shared{store: store.New(rdb, options.Prefix), maxData: options.MaxData, headers: options.Headers, clients: map[string]*Client{}, announced: map[string]bool{}}
 	return s.client(options.Queue), nil
 }
 
@@ -167,6 +171,43 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	return public(c.queue.Remove(ctx, id))
 }
 
+// Reschedule makes a task that is SCHEDULED, or in line, due at another time by the clock of Redis; one that is past puts it in line at once.
+// A task that runs is [ErrRunning], a final one [ErrFinal].
+func (c *Client) Reschedule(ctx context.Context, id string, at time.Time) error {
+	if err := c.check(id); err != nil {
+		return err
+	}
+	return public(c.queue.Reschedule(ctx, id, unixMilli(at), 0))
+}
+
+// RescheduleIn is [Client.Reschedule] with a time from now on; 0 puts the task in line at once.
+func (c *Client) RescheduleIn(ctx context.Context, id string, in time.Duration) error {
+	if err := c.check(id); err != nil {
+		return err
+	}
+	if in < 0 {
+		return fmt.Errorf("%w: RescheduleIn: %s is negative; use 0 for at once", ErrInvalid, in)
+	}
+	return public(c.queue.Reschedule(ctx, id, 0, in))
+}
+
+// Pause keeps all runners of the queue from taking tasks, until [Client.Resume]: what runs goes on, what is due comes in line, starts are
+// accepted. Pausing a paused queue is no error.
+func (c *Client) Pause(ctx context.Context) error {
+	if c.fault != nil {
+		return c.fault
+	}
+	return public(c.queue.Pause(ctx))
+}
+
+// Resume ends a [Client.Pause]. Runners take tasks at once; one that does not hear of it, within its RenewInterval.
+func (c *Client) Resume(ctx context.Context) error {
+	if c.fault != nil {
+		return c.fault
+	}
+	return public(c.queue.Resume(ctx))
+}
+
 // Get reads a task's record; [ErrNotFound] if there is none.
 func (c *Client) Get(ctx context.Context, id string) (*Record, error) {
 	if err := c.check(id); err != nil {
@@ -207,7 +248,12 @@ func newRecord(queue, id string, h map[string]string) *Record {
 		Epoch: parseInt(h["epoch"]), Attempt: int(parseInt(h["attempt"])), Recoveries: int(parseInt(h["recoveries"])),
 		CreatedAt: millis(h["created_at"]), DueAt: millis(h["due_at"]), StartedAt: millis(h["started_at"]), EndedAt: millis(h["ended_at"]),
 		Output: raw(h["output"]), Error: h["error"], Stack: h["stack"], Progress: raw(h["progress"]), Checkpoint: raw(h["checkpoint"]),
-		Keep: h["keep"] != "", Local: h["local"] != "",
+		Keep: h["keep"] != "", Local: h["local"] != "", ExpiresAt: millis(h["expires_at"]), HeldBy: h["held_by"], History: newHistory(h),
+	}
+	if text := h["options"]; text != "" {
+		o, _ := parseOptions(text) // what is wrong there its run will tell
+		r.Priority, r.Key, r.Ordered, r.Headers = o.Priority, o.Key, o.Ordered, o.Headers
+		r.Deadline = millis(strconv.FormatInt(o.DeadlineAt, 10))
 	}
 	if r.State == "" {
 		r.State = StateWait
@@ -251,7 +297,9 @@ func (c *Client) Queues(ctx context.Context) ([]string, error) {
 
 // Counts are the tasks of a queue by state. A number is -1 where the key that would tell it has the wrong type.
 type Counts struct {
-	Wait       int64            `json:"wait"` // IDs in line, stopped and removed ones that no claim has met yet among them
+	Paused     bool             `json:"paused"` // no runner takes tasks
+	Wait       int64            `json:"wait"`   // IDs in line, stopped and removed ones that no claim has met yet among them
+	Held       int64            `json:"held"`   // tasks that had their turn and wait for a limit, or for those before them of their key
 	Scheduled  int64            `json:"scheduled"`
 	Running    int64            `json:"running"`
 	Ended      int64            `json:"ended"`
@@ -275,6 +323,7 @@ func (c *Client) Counts(ctx context.Context) (*Counts, error) {
 		return nil, public(err)
 	}
 	counts := &Counts{
+		Paused: found.Paused, Held: found.Held,
 		Wait: found.Wait, Scheduled: found.Scheduled, Running: found.Running, Ended: found.Ended, Error: found.Error,
 		Exception: found.Exception, Stopped: found.Stopped, Kept: found.Kept, Additional: maps.Clone(found.Counters),
 	}

@@ -26,6 +26,7 @@ type committer struct {
 	room      chan struct{} // closed when some of them went out
 	hungry    bool          // IDs may be in line
 	more      bool          // the last claim was filled
+	paused    bool          // the last claim found the queue paused
 	claiming  int64         // slots that the batches under way may fill
 	flights   []*flight     // the batches under way, in order
 	calling   bool          // functions are called now
@@ -195,6 +196,14 @@ func (c *committer) do(f func(context.Context)) {
 func (c *committer) lookAgain() {
 	c.mu.Lock()
 	c.hungry = true
+	c.mu.Unlock()
+	c.poke()
+}
+
+// lookIfPaused looks again at a queue that was paused: who resumed it may have said so while nobody listened.
+func (c *committer) lookIfPaused() {
+	c.mu.Lock()
+	c.hungry = c.hungry || c.paused
 	c.mu.Unlock()
 	c.poke()
 }

@@ -16,16 +16,29 @@ import (
 // Run is what a running task reaches through its ctx. Its methods may be called from any goroutine of the task.
 type Run struct {
 	// immutable
-	engine   *engine
-	entry    *entry
-	id       string
-	name     string
-	epoch    int64
-	attempt  int
-	data     json.RawMessage
-	strict   bool
-	keep     bool
-	local    bool
+	engine  *engine
+	entry   *entry
+	id      string
+	name    string
+	epoch   int64
+	attempt int
+	data    json.RawMessage
+	strict  bool
+	keep    bool
+	local   bool
+	holds   bool // it has options, or its name has limits: when it leaves, what it holds must go
+
+	options   string // as its record has them
+	refused   error  // why it must not run
+	retry     *Retry
+	supervise *Supervise
+	timeout   time.Duration
+	deadline  int64 // Unix ms by Redis' clock; 0: none
+	headers   map[string]string
+	key       string
+	priority  Priority
+	restarts  string // of late, as its record has them
+
 	born     time.Time // when this process learned of it
 	member   string
 	base     context.Context // values and cancellation of this run, before ProvideContext
@@ -43,6 +56,8 @@ type Run struct {
 
 	report string // progress that waits to be written; guarded by the committer's mu
 
+	ends atomic.Int64 // when its ctx ends at the latest, Unix ns; 0: not known
+
 	lost atomic.Bool // redis says that the task is no longer this run's: its events would come between those of the next one
 
 	telling sync.WaitGroup // the goroutine that tells the task to stop
@@ -53,6 +68,8 @@ type Run struct {
 	over      bool       // the last method returned
 	output    []byte
 	reloading *reloading
+	retryIn   time.Duration
+	retries   bool
 
 	emitMu    sync.Mutex // one event at a time, so that seq is the order on the wire
 	seq       int64
@@ -88,6 +105,12 @@ func (r *Run) Queue() string { return r.engine.queue.Name() }
 
 // Attempt counts the task's runs from 1. A run that a shutdown or a dead runner cut short does not count.
 func (r *Run) Attempt() int { return r.attempt }
+
+// Key is the task's [StartOptions.Key]; "" without one.
+func (r *Run) Key() string { return r.key }
+
+// Headers are what travels with the task; see [StartOptions.Headers]. Do not change the map.
+func (r *Run) Headers() map[string]string { return r.headers }
 
 // Epoch is the number of this claim: larger than that of each earlier run in this queue. Pass it on as a fencing token to systems that
 // must refuse a run that was overtaken.
@@ -191,11 +214,18 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 	if claim.Data == "" {
 		r.data = json.RawMessage("null")
 	}
+	r.holds, r.options, r.restarts, r.refused = claim.Options != "", claim.Options, claim.Restarts, refusal(claim)
 	if r.entry = e.entries[claim.Task]; r.entry != nil {
-		r.strict = r.entry.options.Strict
-		r.keep = r.keep || r.entry.options.Keep
+		o := &r.entry.options
+		r.strict, r.retry, r.supervise, r.timeout = o.Strict, o.Retry, o.Supervise, o.Timeout
+		r.keep = r.keep || o.Keep
+		r.holds = r.holds || !o.Limits.isZero()
 	}
+	r.apply(claim.Options)
 	r.base, r.cancel = context.WithCancelCause(context.WithValue(e.taskContext, runKey{}, r))
+	if r.timeout > 0 || r.deadline > 0 {
+		r.base = endingContext{r.base, r}
+	}
 	r.ctx = r.base
 	return r
 }
@@ -203,8 +233,8 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 // strength orders the causes: a later one replaces a weaker one. A stop beats all; a restart, which also ends at the front of the
 // line, beats a shutdown; a reload is the weakest.
 func strength(cause error) int {
-	for i, c := range []error{ErrReloaded, ErrLeaseLost, ErrShutdown, ErrTimedOut, ErrRestarted, ErrStopped} {
-		if errors.Is(cause, c) {
+	for i, c := range []error{ErrReloaded, ErrLeaseLost, ErrShutdown, ErrTimedOut, ErrDeadline, ErrRestarted, ErrStopped} {
+		if cause == c || errors.Is(cause, c) {
 			return i + 1
 		}
 	}

@@ -2,6 +2,7 @@ package redtask
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
@@ -58,10 +59,25 @@ func (e *engine) readIntents(ctx context.Context) {
 	}
 }
 
-// control does what a task is told on its channel, if it runs here.
+// control does what a task is told on its channel, if it runs here. The channel without an ID is for the queue.
 func (e *engine) control(id, word string) {
+	if id == "" {
+		e.controlQueue(word)
+		return
+	}
 	if r := e.find(id); r != nil {
 		e.obey(r, word, false)
+	}
+}
+
+// controlQueue: what is missed here a renewal of the lease tells, and what nobody knows is for other versions.
+func (e *engine) controlQueue(word string) {
+	kind, at, _ := strings.Cut(word, " ")
+	switch kind {
+	case store.Resume:
+		e.committer.lookAgain()
+	case store.Due:
+		e.promoter.dueAt(max(1, parseInt(at)))
 	}
 }
 

@@ -15,13 +15,17 @@ var (
 	ErrReloaded  = errors.New("redtask: a new instance takes over with reloaded data")
 	ErrShutdown  = errors.New("redtask: the runner shuts down; the task goes on elsewhere")
 	ErrLeaseLost = errors.New("redtask: the runner lost its lease; the task goes on elsewhere")
-	// ErrTimedOut matches context.DeadlineExceeded.
-	ErrTimedOut error = timedOut{}
+	// ErrTimedOut and ErrDeadline match context.DeadlineExceeded.
+	ErrTimedOut error = timedOut{"redtask: the task ran longer than its timeout"}
+	ErrDeadline error = timedOut{"redtask: the task's deadline is past"}
 )
 
-type timedOut struct{}
+// ErrExpired is why a task ended in EXCEPTION without having run: it waited longer than its [StartOptions.Expiry].
+var ErrExpired = errors.New("redtask: the task waited longer than its expiry, and was not run")
 
-func (timedOut) Error() string        { return "redtask: the task ran longer than its timeout" }
+type timedOut struct{ text string }
+
+func (t timedOut) Error() string      { return t.text }
 func (timedOut) Is(target error) bool { return target == context.DeadlineExceeded }
 func (timedOut) Timeout() bool        { return true }
 
@@ -34,6 +38,7 @@ var (
 	ErrExists    = store.ErrExists    // the ID is waiting or running; the error is a *ConflictError
 	ErrFinal     = store.ErrFinal     // the task is final: nothing is left to stop or reload; the error is a *ConflictError
 	ErrRunning   = store.ErrRunning   // the task runs: stop it first; the error is a *ConflictError
+	ErrNotUnique = store.ErrNotUnique // another task has the unique key; the error is a *ConflictError with that one's ID
 	ErrWrongType = store.ErrWrongType // a key of ours holds another Redis type
 	ErrFull      = store.ErrFull      // Redis refuses writes for want of memory
 	ErrDenied    = store.ErrDenied    // the Redis user lacks a right, or its name or password is wrong
@@ -41,7 +46,8 @@ var (
 	ErrInvalid   = errors.New("redtask: invalid input")
 )
 
-// ConflictError is a refusal that the state of a task caused; it wraps [ErrExists], [ErrFinal] or [ErrRunning].
+// ConflictError is a refusal that the state of a task caused; it wraps [ErrExists], [ErrFinal],
+// [ErrRunning] or [ErrNotUnique].
 type ConflictError struct {
 	ID     string
 	State  State

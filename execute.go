@@ -63,9 +63,8 @@ func (e *engine) live(r *Run) error {
 	if r.after != nil {
 		<-r.after // it may ignore its ctx, and no task runs twice under one lease
 	}
-	if r.entry != nil && r.entry.options.Timeout > 0 {
-		timer := time.AfterFunc(r.entry.options.Timeout, func() { r.tell(ErrTimedOut) })
-		defer timer.Stop()
+	if r.timeout > 0 || r.deadline > 0 {
+		defer r.limitTime()()
 	}
 	if r.task == nil {
 		if err := r.prepare(); err != nil {
@@ -82,6 +81,12 @@ func (e *engine) live(r *Run) error {
 func (r *Run) prepare() error {
 	if r.entry == nil {
 		return errUnknownName
+	}
+	if r.refused != nil {
+		return NoRetry(r.refused)
+	}
+	if r.deadline > 0 && r.engine.now() >= r.deadline {
+		return r.overtime(ErrDeadline, nil)
 	}
 	if r.entry.local && !r.local {
 		return fmt.Errorf("%s belongs to its runners, which start it themselves", r.name)
@@ -188,8 +193,10 @@ func (r *Run) free() {
 // asTold reports whether an end means that the task did what it was told. A panic never does, whatever error it was made with.
 func asTold(told, err error) bool {
 	return told != nil && !panicked(err) && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, told) || isCause(err) ||
-		errors.Is(told, ErrTimedOut) && errors.Is(err, context.DeadlineExceeded))
+		isOvertime(told) && errors.Is(err, context.DeadlineExceeded))
 }
+
+func isOvertime(told error) bool { return told == ErrTimedOut || told == ErrDeadline }
 
 func isCause(err error) bool { return strength(err) > 0 }
 
@@ -206,18 +213,18 @@ func (e *engine) outcome(r *Run, told, err error) *store.Leave {
 		return r.back("restarted", []string{"attempt", "0"})
 	case panicked(err):
 		return e.exception(r, err)
-	case errors.Is(err, ErrDone):
+	case errors.Is(err, ErrDone) && told != nil:
 		return r.final(StateEnded, nil)
 	case asTold(told, err):
 		return e.obeyed(r, told)
-	case err == nil:
-		return r.final(StateEnded, nil)
+	case err == nil || errors.Is(err, ErrDone):
+		return e.conclude(r, StateEnded, nil)
 	case err == errUnknownName:
 		return e.unknownName(r)
 	case errors.As(err, &failure):
-		return r.final(StateError, err)
-	case told == ErrTimedOut:
-		return e.exception(r, fmt.Errorf("%w; %w of %s", err, ErrTimedOut, r.entry.options.Timeout))
+		return e.conclude(r, StateError, err)
+	case isOvertime(told):
+		return e.exception(r, r.overtime(told, err))
 	default:
 		return e.exception(r, err)
 	}
@@ -227,8 +234,8 @@ func (e *engine) obeyed(r *Run, told error) *store.Leave {
 	switch told {
 	case ErrStopped:
 		return r.final(StateStopped, nil)
-	case ErrTimedOut:
-		return e.exception(r, fmt.Errorf("%w of %s", ErrTimedOut, r.entry.options.Timeout))
+	case ErrTimedOut, ErrDeadline:
+		return e.exception(r, r.overtime(told, nil))
 	case ErrLeaseLost:
 		return r.back("lease lost", r.uncountedAttempt())
 	case ErrReloaded:
@@ -247,14 +254,14 @@ func (r *Run) back(reason string, fields []string) *store.Leave {
 	if r.local {
 		return &store.Leave{State: "REMOVED", Event: r.lastEvent(reasonData(reason))}
 	}
-	return &store.Leave{State: string(StateWait), Event: r.lastEvent(reasonData(reason)), Keep: r.keep, Fields: fields}
+	return &store.Leave{State: string(StateWait), Event: r.lastEvent(reasonData(reason)), Keep: r.keep, Holds: r.holds, Fields: fields}
 }
 
 func (r *Run) final(state State, err error) *store.Leave {
 	r.mu.Lock()
 	output := r.output
 	r.mu.Unlock()
-	leave := &store.Leave{State: string(state), Keep: r.keep}
+	leave := &store.Leave{State: string(state), Keep: r.keep, Holds: r.holds && !r.local}
 	var data []byte
 	if output != nil {
 		leave.Fields = append(leave.Fields, "output", string(output))
@@ -277,20 +284,41 @@ func (r *Run) final(state State, err error) *store.Leave {
 	return leave
 }
 
-// exception logs the unexpected and lets the application's handlers see it.
-func (e *engine) exception(r *Run, err error) *store.Leave {
+func (e *engine) exception(r *Run, err error) *store.Leave { return e.conclude(r, StateException, err) }
+
+// conclude ends a run by its task's policy: it is the last one, or the task runs again later.
+func (e *engine) conclude(r *Run, state State, err error) *store.Leave {
+	following := r.next(state, err)
+	r.mu.Lock()
+	r.retryIn, r.retries = following.delay, following.again
+	r.mu.Unlock()
+	if following.state == StateException {
+		e.report(r, &following)
+	}
+	if following.again {
+		return r.later(&following)
+	}
+	return r.final(following.state, following.err)
+}
+
+// report logs the unexpected and lets the application's handlers see it.
+func (e *engine) report(r *Run, following *next) {
+	err := following.err
 	attrs := []any{"error", truncate(err.Error(), maxErrorText)}
 	if p, ok := errors.AsType[*PanicError](err); ok {
 		attrs = append(attrs, "stack", string(p.Stack))
 	}
-	r.Logger().Error("task ended in EXCEPTION", attrs...)
+	if following.again {
+		r.Logger().Warn("task ended in EXCEPTION; it runs again", append(attrs, "in", following.delay)...)
+	} else {
+		r.Logger().Error("task ended in EXCEPTION", attrs...)
+	}
 	for _, handle := range e.options.OnException {
 		fault := guard(func() error { handle(context.WithoutCancel(r.ctx), r, err); return nil })
 		if fault != nil {
 			r.Logger().Error("an exception handler panicked", "error", fault)
 		}
 	}
-	return r.final(StateException, err)
 }
 
 // unknownDelay is how long a task waits that this runner cannot run and another one can.
@@ -312,7 +340,7 @@ func (e *engine) unknownName(r *Run) *store.Leave {
 	}
 	if err != nil || names[r.name] {
 		return &store.Leave{
-			State: string(StateScheduled), Delay: unknownDelay.Milliseconds(), Keep: r.keep, Fields: r.uncountedAttempt(),
+			State: string(StateScheduled), Delay: unknownDelay.Milliseconds(), Keep: r.keep, Holds: r.holds, Fields: r.uncountedAttempt(),
 			Event: r.lastEvent(reasonData("no such task on runner " + e.runnerID)),
 		}
 	}
@@ -326,5 +354,5 @@ func (e *engine) unknownName(r *Run) *store.Leave {
 	default:
 		text += "; they know " + truncate(strings.Join(known, ", "), 500)
 	}
-	return e.exception(r, errors.New(text))
+	return e.exception(r, NoRetry(errors.New(text)))
 }

@@ -221,7 +221,7 @@ func (l *lease) renew(ctx context.Context, mismatches *int) error {
 	}
 	e.setClock(renewal.Now)
 	l.set(true, sent)
-	e.committer.poke() // claims may have waited for a fresh lease
+	e.committer.lookIfPaused() // and claims may have waited for a fresh lease
 	e.promoter.dueAt(renewal.NextDue)
 	if renewal.Intents > 0 {
 		e.readIntents(ctx)

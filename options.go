@@ -64,6 +64,9 @@ type RunnerOptions struct {
 	// without its cancellation. A panic in it is logged. Default: none; exceptions are logged anyway.
 	OnException []ExceptionHandler
 
+	// Headers is what [ClientOptions.Headers] is, for tasks that are started by this runner's client and by its tasks. Default nil.
+	Headers func(ctx context.Context) map[string]string
+
 	// Logger gets what operators should know. Default slog.Default().
 	Logger *slog.Logger
 

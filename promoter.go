@@ -52,15 +52,16 @@ func (p *promoter) Serve(ctx context.Context) {
 // promote returns when to look again.
 func (p *promoter) promote(ctx context.Context) int64 {
 	for {
-		moved, next, err := p.engine.queue.Promote(ctx, store.MaxBatch)
+		done, err := p.engine.queue.Promote(ctx, store.MaxBatch)
 		if err != nil {
 			if ctx.Err() == nil {
 				p.engine.logger.Warn("could not put due tasks in line; it is tried again", "error", err)
 			}
 			return p.engine.now() + time.Second.Milliseconds()
 		}
-		if moved < store.MaxBatch {
-			return next
+		p.engine.setClock(done.Now)
+		if done.Moved < store.MaxBatch {
+			return done.NextDue
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package redtask
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -28,6 +29,36 @@ type TaskOptions struct {
 
 	// Keep keeps the records of final tasks from cleanup, once they have run. Default false.
 	Keep bool
+
+	// Retry says which ends are no end yet, and when the task runs again; a start may say otherwise. Default nil: no retries.
+	Retry *Retry
+
+	// Supervise is for tasks that should always run; a start may say otherwise. It cannot be combined with Retry. Default nil: none.
+	Supervise *Supervise
+
+	// Limits bound how many tasks of the name run, and begin, across all runners. Default: none.
+	Limits Limits
+}
+
+func (o *TaskOptions) faults(name string) []error {
+	where := fmt.Sprintf("task %q", name)
+	var faults []error
+	if o.Timeout < 0 || o.StopTimeout < 0 {
+		faults = append(faults, fmt.Errorf("%w: %s: timeouts must not be negative: Timeout %s, StopTimeout %s", ErrInvalid, where, o.Timeout, o.StopTimeout))
+	}
+	if o.Retry != nil && o.Supervise != nil {
+		faults = append(faults, fmt.Errorf("%w: %s: both Retry and Supervise: a supervised task has no attempts that could be used up; use one of them",
+			ErrInvalid, where))
+	}
+	faults = append(faults, o.Retry.faults(where)...)
+	faults = append(faults, o.Supervise.faults(where)...)
+	return append(faults, o.Limits.faults(where)...)
+}
+
+func (o TaskOptions) withDefaults() TaskOptions {
+	setDefault(&o.StopTimeout, defaultStopTimeout)
+	o.Retry, o.Supervise = o.Retry.withDefaults(), o.Supervise.withDefaults()
+	return o
 }
 
 const defaultStopTimeout = 10 * time.Second
@@ -63,19 +94,18 @@ func (r *Registry) RegisterWith(name string, factory Factory, options TaskOption
 }
 
 func (r *Registry) register(name string, factory Factory, options TaskOptions) error {
+	faults := options.faults(name)
 	if err := checkName(name); err != nil {
+		faults = append(faults, err)
+	}
+	if strings.HasPrefix(name, reservedApp) {
+		faults = append(faults, fmt.Errorf("%w: task name %q: redtask/ is reserved for the tasks of the library; use your application's name", ErrInvalid, name))
+	}
+	if factory == nil {
+		faults = append(faults, fmt.Errorf("%w: task %q: the factory is nil", ErrInvalid, name))
+	}
+	if err := errors.Join(faults...); err != nil {
 		return err
-	}
-	switch {
-	case strings.HasPrefix(name, reservedApp):
-		return fmt.Errorf("%w: task name %q: redtask/ is reserved for the tasks of the library; use your application's name", ErrInvalid, name)
-	case factory == nil:
-		return fmt.Errorf("%w: task %q: the factory is nil", ErrInvalid, name)
-	case options.Timeout < 0 || options.StopTimeout < 0:
-		return fmt.Errorf("%w: task %q: timeouts must not be negative: Timeout %s, StopTimeout %s", ErrInvalid, name, options.Timeout, options.StopTimeout)
-	}
-	if options.StopTimeout == 0 {
-		options.StopTimeout = defaultStopTimeout
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,7 +115,7 @@ func (r *Registry) register(name string, factory Factory, options TaskOptions) e
 	if r.entries[name] != nil {
 		return fmt.Errorf("%w: task %q is registered already", ErrInvalid, name)
 	}
-	r.entries[name] = &entry{name: name, factory: factory, options: options}
+	r.entries[name] = &entry{name: name, factory: factory, options: options.withDefaults()}
 	return nil
 }
 

@@ -87,7 +87,8 @@ func (r *Run) initNext(ctx context.Context, reload *reloading) (*Run, error) {
 		return nil, err
 	}
 	reload.tried = data
-	next := r.engine.newRun(&store.Claim{ID: r.id, Task: r.name, Data: data, Epoch: epoch, Attempt: r.attempt, Keep: r.keep})
+	next := r.engine.newRun(&store.Claim{ID: r.id, Task: r.name, Data: data, Epoch: epoch, Attempt: r.attempt, Keep: r.keep,
+		Options: r.options, Restarts: r.restarts})
 	next.local = r.local
 	stop := context.AfterFunc(ctx, func() { next.cancel(context.Cause(ctx)) })
 	defer stop()

@@ -64,7 +64,7 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan struct{}),
 		shutdown: new(sync.Once),
 	}
-	client, err := NewClient(rdb, ClientOptions{Prefix: options.Prefix, MaxData: options.MaxData})
+	client, err := NewClient(rdb, ClientOptions{Prefix: options.Prefix, MaxData: options.MaxData, Headers: options.Headers})
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (r *Runner) newEngine(rdb redis.UniversalClient, registry *Registry, queue 
 	}
 	e.info = store.RunnerInfo{
 		ID: r.id, Host: host, PID: os.Getpid(), Version: Version, Names: slices.Sorted(maps.Keys(e.entries)), StartedAt: time.Now().UnixMilli(),
-		Lease: r.options.Lease, Silence: r.options.silence(),
+		Lease: r.options.Lease, Silence: r.options.silence(), Limits: encodeLimits(e.entries),
 	}
 	e.free.Store(int64(concurrency))
 	e.committer, e.fetcher, e.lease, e.promoter = newCommitter(e), newFetcher(e), newLease(e), newPromoter(e)

@@ -130,14 +130,17 @@ func (c *committer) takeClaims(batch *store.Batch, result *store.Result) {
 	if batch.Claim == 0 {
 		return
 	}
+	if result.NextDue != 0 {
+		c.engine.promoter.dueAt(result.NextDue)
+	}
 	c.mu.Lock()
-	c.more = result.More
+	c.more, c.paused = result.More, result.Paused
 	c.hungry = c.hungry || c.more // the next batch comes from this goroutine: nobody is to be woken
 	c.mu.Unlock()
 	switch {
 	case len(result.Faults) > 0: // what is broken stays so for a while
 		time.AfterFunc(backoff(faultBackoff), c.lookAgain)
-	case !result.More:
+	case !result.More && !result.Paused: // a paused queue is asked again when it is resumed
 		c.engine.fetcher.await()
 	}
 }

@@ -13,15 +13,6 @@ import (
 	"github.com/redtask/redtask/internal/store"
 )
 
-// StartOptions are what one start says beyond name and data. The zero value works.
-type StartOptions struct {
-	// ID is the task's own ID: at most [MaxID] bytes, without control characters. An ID that is waiting or running is refused with a
-	// [*ConflictError] that is [ErrExists]; a final one is started anew, its old record gone. Default: a new random ID.
-	ID string
-	// Keep keeps the record of the final task from cleanup. Default false.
-	Keep bool
-}
-
 // StartRequest is one task for [Client.StartMany].
 type StartRequest struct {
 	Task string // its name
@@ -35,9 +26,9 @@ func (c *Client) Start(ctx context.Context, task string, data any) (string, erro
 	return c.StartWith(ctx, task, data, StartOptions{})
 }
 
-// StartWith is [Client.Start] with options.
+// StartWith is [Client.Start] with options. The ID is that of another task where [StartOptions.Once] says that this one stands for it.
 func (c *Client) StartWith(ctx context.Context, task string, data any, options StartOptions) (string, error) {
-	fresh, err := c.newTask(&StartRequest{Task: task, Data: data, StartOptions: options})
+	fresh, err := c.newTask(ctx, &StartRequest{Task: task, Data: data, StartOptions: options})
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +50,7 @@ func (c *Client) StartMany(ctx context.Context, requests []StartRequest) ([]stri
 	tasks := make([]store.NewTask, len(requests))
 	var faults []error
 	for i := range requests {
-		task, err := c.newTask(&requests[i])
+		task, err := c.newTask(ctx, &requests[i])
 		if err != nil {
 			faults = append(faults, fmt.Errorf("request %d: %w", i, err))
 			continue
@@ -107,7 +98,7 @@ func chunk(tasks []store.NewTask, from int) int {
 	return to
 }
 
-func (c *Client) newTask(request *StartRequest) (*store.NewTask, error) {
+func (c *Client) newTask(ctx context.Context, request *StartRequest) (*store.NewTask, error) {
 	if c.fault != nil {
 		return nil, c.fault
 	}
@@ -122,6 +113,13 @@ func (c *Client) newTask(request *StartRequest) (*store.NewTask, error) {
 		return nil, err
 	}
 	task := &store.NewTask{ID: request.ID, Task: request.Task, Data: string(data), Keep: request.Keep}
+	options := request.StartOptions
+	options.Headers = c.inherit(ctx, options.Headers)
+	if !options.isPlain() {
+		if err := options.encode(task); err != nil {
+			return nil, err
+		}
+	}
 	if task.ID == "" {
 		task.ID = newID()
 		return task, nil
@@ -295,6 +293,7 @@ func (s *starter) sendBatch(batch []*starting) {
 			case err != nil:
 				batch[i].done <- err
 			default:
+				batch[i].task.ID = tasks[i].ID // it may be that of a task that stands for this one
 				batch[i].done <- results[i-from]
 			}
 		}

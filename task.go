@@ -77,8 +77,18 @@ type Record struct {
 	Stack      string          `json:"stack,omitempty"`      // of a panic
 	Progress   json.RawMessage `json:"progress,omitempty"`   // the last one reported
 	Checkpoint json.RawMessage `json:"checkpoint,omitempty"` // the last one written
-	Keep       bool            `json:"keep,omitempty"`       // cleanup leaves this record alone
-	Local      bool            `json:"local,omitempty"`      // bound to its runner
+	History    []Attempt       `json:"history,omitempty"`    // the last attempts before the present one, at most 10, the oldest first
+
+	Priority  Priority          `json:"priority,omitempty"`
+	Key       string            `json:"key,omitempty"`
+	Ordered   bool              `json:"ordered,omitempty"`
+	HeldBy    string            `json:"held_by,omitempty"` // in line: the limit that it waits for, its task's name or `name:key`
+	Deadline  time.Time         `json:"deadline,omitzero"`
+	ExpiresAt time.Time         `json:"expires_at,omitzero"` // a first run does not begin later
+	Headers   map[string]string `json:"headers,omitempty"`
+
+	Keep  bool `json:"keep,omitempty"`  // cleanup leaves this record alone
+	Local bool `json:"local,omitempty"` // bound to its runner
 }
 
 // DecodeOutput decodes the task's output into value, a pointer.

@@ -194,7 +194,8 @@ type promotion struct {
 type promoteCall struct{ limit int }
 
 func (c promoteCall) send(ctx context.Context, s *server) (any, error) {
-	moved, next, err := s.queue.Promote(ctx, c.limit)
+	done, err := s.queue.Promote(ctx, c.limit)
+	moved, next := done.Moved, done.NextDue
 	return promotion{moved, next}, err
 }
 

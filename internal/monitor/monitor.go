@@ -125,8 +125,8 @@ func (t *Task) watch(ctx context.Context) error {
 // promote puts due tasks in line: a runner knows what it scheduled itself, but learns only at its next renewal what a takeover did.
 func (t *Task) promote(ctx context.Context) error {
 	for {
-		moved, _, err := t.queue.Promote(ctx, store.MaxBatch)
-		if err != nil || moved < store.MaxBatch {
+		done, err := t.queue.Promote(ctx, store.MaxBatch)
+		if err != nil || done.Moved < store.MaxBatch {
 			return err
 		}
 	}

@@ -221,11 +221,11 @@ func TestClaimDrops(t *testing.T) {
 		require.Equal(t, []string{"in line twice", "in line twice"}, reasons["good1"])
 		require.Equal(t, []string{"in line twice"}, reasons["good2"])
 		require.Equal(t, []string{"there is no hash with this ID"}, reasons["missing"])
-		require.Equal(t, []string{"there is no hash with this ID"}, reasons[""])
+		require.Empty(t, reasons[""], "it only woke somebody")
 		require.Len(t, reasons["string"], 1)
 		require.Contains(t, reasons["string"][0], "holds no hash")
-		require.Len(t, result.Drops, 13)
-		require.EqualValues(t, 13, e.counter("dropped"))
+		require.Len(t, result.Drops, 12)
+		require.EqualValues(t, 12, e.counter("dropped"))
 		require.False(t, result.More)
 		require.Empty(t, e.line())
 		for id, hash := range before {
@@ -234,7 +234,7 @@ func TestClaimDrops(t *testing.T) {
 
 		e.do("LPUSH", e.keys.wait, "missing")
 		e.commit("r", 1, nil)
-		require.EqualValues(t, 14, e.counter("dropped"))
+		require.EqualValues(t, 13, e.counter("dropped"))
 	})
 }
 
@@ -337,12 +337,14 @@ func TestClaimUsesTheClockOfRedis(t *testing.T) {
 	result := e.commit("r", 0, func(b *Batch) { items["scheduled"](b, &claim) })
 	require.EqualValues(t, 1_000_000_060_000, result.Now)
 	require.Equal(t, "1000000120000", e.hash("x")["due_at"])
-	moved, next, err := e.queue.Promote(e.ctx(), 10)
+	promoted, err := e.queue.Promote(e.ctx(), 10)
+	moved, next := promoted.Moved, promoted.NextDue
 	require.NoError(t, err)
 	require.Zero(t, moved)
 	require.EqualValues(t, 1_000_000_120_000, next)
 	e.mini.SetTime(time.UnixMilli(1_000_000_120_000))
-	moved, _, err = e.queue.Promote(e.ctx(), 10)
+	promoted, err = e.queue.Promote(e.ctx(), 10)
+	moved = promoted.Moved
 	require.NoError(t, err)
 	require.Equal(t, 1, moved)
 }

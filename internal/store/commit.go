@@ -52,6 +52,7 @@ type Leave struct {
 	Delay  int64    // ms, for SCHEDULED
 	Event  string   // the event's JSON after its kind
 	Keep   bool     // the record is to stay
+	Holds  bool     // the task has options, or limits
 	Fields []string // field, value, … to set with it
 }
 
@@ -61,6 +62,11 @@ func (b *Batch) Leave(id, member string, leave *Leave) {
 	event := leave.wholeEvent()
 	index := leave.State
 	n := 2 + len(leave.Fields)
+	op := leave.State
+	if leave.Holds {
+		op = "special"
+		n++
+	}
 	switch leave.State {
 	case "REMOVED":
 		b.begin(leave.State, id, member, 1)
@@ -72,7 +78,10 @@ func (b *Batch) Leave(id, member string, leave *Leave) {
 		index = "STOPPED"
 		n++
 	}
-	b.begin(leave.State, id, member, n)
+	b.begin(op, id, member, n)
+	if leave.Holds {
+		b.items = append(b.items, leave.State)
+	}
 	b.items = append(b.items, event, indexOf(index, leave.Keep))
 	if leave.State == "SCHEDULED" {
 		b.items = append(b.items, leave.Delay)
@@ -83,7 +92,12 @@ func (b *Batch) Leave(id, member string, leave *Leave) {
 // Swap hands a task from one run to the next after a reload that worked. stopped, whose fields do not count, is for the case that a pending
 // stop wins.
 func (b *Batch) Swap(id, member string, epoch int64, data string, stopped *Leave) {
-	b.begin("swap", id, member, 5)
+	if stopped.Holds {
+		b.begin("special", id, member, 6)
+		b.items = append(b.items, "swap")
+	} else {
+		b.begin("swap", id, member, 5)
+	}
 	b.items = append(b.items, Member(epoch, id), epoch, data, stopped.wholeEvent(), indexOf(stopped.State, stopped.Keep))
 }
 

@@ -71,11 +71,14 @@ func (f luaFile) used(array string) int {
 	return n
 }
 
+// shared are parts that are put in front of scripts.
+var shared = []string{"prelude", "holds"}
+
 func TestScriptHeaders(t *testing.T) {
 	t.Parallel()
 	queue := reflect.TypeFor[*Queue]()
 	for _, f := range luaFiles(t) {
-		if f.name == "prelude" {
+		if slices.Contains(shared, f.name) {
 			continue
 		}
 		t.Run(f.name, func(t *testing.T) {
@@ -99,8 +102,8 @@ func TestScriptFiles(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("scripts.go")
 	require.NoError(t, err)
-	loaded := []string{"prelude"}
-	for _, match := range regexp.MustCompile(`load\("(\w+)"\)`).FindAllStringSubmatch(string(source), -1) {
+	loaded := slices.Clone(shared)
+	for _, match := range regexp.MustCompile(`load\("(\w+)"[,)]`).FindAllStringSubmatch(string(source), -1) {
 		loaded = append(loaded, match[1])
 	}
 	var files []string
@@ -108,14 +111,14 @@ func TestScriptFiles(t *testing.T) {
 		files = append(files, f.name)
 	}
 	require.ElementsMatch(t, files, loaded)
-	require.ElementsMatch(t, files, append([]string{"prelude"}, slices.Collect(maps.Values(digests()))...))
+	require.ElementsMatch(t, files, append(slices.Clone(shared), slices.Collect(maps.Values(digests()))...))
 }
 
 func digests() map[string]string {
 	names := map[string]string{}
 	for _, s := range []script{
 		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptLeases, scriptPromote, scriptRegister, scriptReload, scriptRemove, scriptRenew,
-		scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
+		scriptReschedule, scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
 	} {
 		names[s.Hash()] = s.name
 	}
@@ -124,7 +127,7 @@ func digests() map[string]string {
 
 // allowed are the commands that scripts may call: Redis 6.2 and miniredis have them, and none walks what may be long.
 var allowed = strings.Fields(`
-	DEL EXISTS GET SET INCR INCRBY HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HSET LLEN LMOVE LPUSH LRANGE LTRIM RPUSH PUBLISH
+	DEL EXISTS GET SET INCR INCRBY HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HSET LLEN LMOVE LPUSH LINDEX LRANGE LTRIM PEXPIRE RPUSH PUBLISH
 	SADD SCARD SISMEMBER SMISMEMBER SRANDMEMBER SREM TIME ZADD ZCARD ZRANGE ZRANGEBYSCORE ZREM ZSCORE`)
 
 func TestScriptsCallOnlyWhatTheyMay(t *testing.T) {
@@ -210,7 +213,7 @@ func TestScriptsGetTheirKeys(t *testing.T) {
 			require.Equal(t, []string{strings.TrimSuffix(w.keys.base, "}:")}, counter.heads(), name)
 		}
 		for _, f := range luaFiles(t) {
-			if f.name != "prelude" {
+			if !slices.Contains(shared, f.name) {
 				require.Equal(t, map[int]bool{f.documented("KEYS"): true}, counter.keys[f.name], f.name)
 			}
 		}

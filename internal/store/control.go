@@ -13,6 +13,12 @@ const (
 	Restart = "restart"
 )
 
+// What the runners of a queue are told, on the control channel without an ID.
+const (
+	Resume = "resume"
+	Due    = "due" // with the time at which something is due, Unix ms
+)
+
 // Stop stops a task. It returns true when the task is STOPPED already, false when its runner has been told.
 func (q *Queue) Stop(ctx context.Context, id string) (bool, error) {
 	outcome, err := q.control(ctx, scriptStop, id, []string{q.keys.scheduled, q.keys.epoch})
@@ -29,6 +35,9 @@ func (q *Queue) Reload(ctx context.Context, id, nonce string, data []byte) error
 // Restart runs a task again; nonce makes a replayed call harmless.
 func (q *Queue) Restart(ctx context.Context, id, nonce string) error {
 	outcome, err := q.control(ctx, scriptRestart, id, []string{q.keys.wait, q.keys.epoch}, nonce)
+	if outcome == "once" {
+		return &StateError{ID: id, State: "final", Reason: errors.New("another task has its unique key by now; wait for that one, or start anew")}
+	}
 	if outcome == "stopping" {
 		return &StateError{ID: id, State: "RUNNING", Reason: errors.New("it is being stopped, which beats a restart; restart it when it is STOPPED")}
 	}
@@ -47,6 +56,8 @@ func (q *Queue) control(ctx context.Context, s script, id string, keys []string,
 	switch outcome, detail := text(v[0]), text(v[1]); outcome {
 	case "missing":
 		return outcome, fmt.Errorf("%s %q in queue %q: %w", s.name, id, q.name, ErrMissing)
+	case "running":
+		return outcome, &StateError{ID: id, State: detail, Reason: ErrRunning}
 	case "final":
 		return outcome, &StateError{ID: id, State: detail, Reason: ErrFinal}
 	case "broken":

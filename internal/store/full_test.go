@@ -155,7 +155,8 @@ func TestFullControl(t *testing.T) {
 	require.Equal(t, map[string]string{"again": Restart, "fresh": Reload}, intents)
 	require.NoError(t, e.queue.Restart(e.ctx(), "final", "n"))
 	require.NoError(t, e.queue.Remove(e.ctx(), "gone"))
-	moved, _, err := e.queue.Promote(e.ctx(), 10)
+	promoted, err := e.queue.Promote(e.ctx(), 10)
+	moved := promoted.Moved
 	require.NoError(t, err)
 	require.Equal(t, 1, moved)
 	e.requireNoneLost([]string{"r"}, "again", "fresh", "wait", "final", "due")

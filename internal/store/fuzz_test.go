@@ -132,13 +132,22 @@ func TestBadReplies(t *testing.T) {
 
 func TestStartErrors(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, startError("ok", "x"))
-	require.ErrorIs(t, startError("exists:RUNNING", "x"), ErrExists)
-	require.ErrorContains(t, startError("exists:RUNNING", "x"), `task "x" is RUNNING`)
-	require.ErrorIs(t, startError("broken:WRONGTYPE of a key", "x"), ErrWrongType)
-	require.ErrorIs(t, startError("broken:OOM command not allowed", "x"), ErrFull)
+	startError := func(result string) error {
+		_, err := started(result, "x")
+		return err
+	}
+	require.NoError(t, startError("ok"))
+	id, err := started("kept:y:z", "x")
+	require.NoError(t, err)
+	require.Equal(t, "y:z", id)
+	require.ErrorIs(t, startError("once:RUNNING:y:z"), ErrNotUnique)
+	require.ErrorContains(t, startError("once:RUNNING:y:z"), `task "y:z" is RUNNING`)
+	require.ErrorIs(t, startError("exists:RUNNING"), ErrExists)
+	require.ErrorContains(t, startError("exists:RUNNING"), `task "x" is RUNNING`)
+	require.ErrorIs(t, startError("broken:WRONGTYPE of a key"), ErrWrongType)
+	require.ErrorIs(t, startError("broken:OOM command not allowed"), ErrFull)
 	for _, odd := range []string{"", "nonsense", "broken", "broken:", ":"} {
-		err := startError(odd, "x")
+		err := startError(odd)
 		require.ErrorContains(t, err, `write task "x"`)
 	}
 }

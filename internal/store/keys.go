@@ -6,6 +6,7 @@ type keys struct {
 	base      string // P:{Q}:
 	wait      string
 	scheduled string
+	paused    string
 	runners   string
 	epoch     string
 	counters  string
@@ -20,6 +21,7 @@ func newKeys(prefix, queue string) keys {
 		base:      base,
 		wait:      base + "wait",
 		scheduled: base + "scheduled",
+		paused:    base + "paused",
 		runners:   base + "runners",
 		epoch:     base + "epoch",
 		counters:  base + "counters",

@@ -18,14 +18,20 @@ type RunnerInfo struct {
 	StartedAt int64    // Unix ms
 	Lease     time.Duration
 	Silence   time.Duration // after that long without a renewal it has cancelled its tasks
+	Limits    string        // JSON, of the names that have some: see holds.lua; "": none
 	Batch     int64         // number of the last batch that it made: if that still arrives, it must not be applied
 }
 
 // Register gives a runner its lease; false while another still takes over what it had.
 func (q *Queue) Register(ctx context.Context, r *RunnerInfo) (ok bool, now int64, err error) {
-	reply, err := q.run(ctx, scriptRegister, []string{q.keys.runners, q.keys.runner(r.ID)}, r.ID, r.Lease.Milliseconds(), r.Batch,
-		"host", r.Host, "pid", r.PID, "version", r.Version, "names", strings.Join(r.Names, " "),
-		"started_at", r.StartedAt, "lease_ms", r.Lease.Milliseconds(), "silence_ms", r.Silence.Milliseconds())
+	args := []any{
+		r.ID, r.Lease.Milliseconds(), r.Batch, "host", r.Host, "pid", r.PID, "version", r.Version, "names", strings.Join(r.Names, " "),
+		"started_at", r.StartedAt, "lease_ms", r.Lease.Milliseconds(), "silence_ms", r.Silence.Milliseconds(),
+	}
+	if r.Limits != "" {
+		args = append(args, "limits", r.Limits)
+	}
+	reply, err := q.run(ctx, scriptRegister, []string{q.keys.runners, q.keys.runner(r.ID)}, args...)
 	if err != nil {
 		return false, 0, err
 	}
@@ -123,17 +129,24 @@ func (q *Queue) Intents(ctx context.Context, runner string) (map[string]string, 
 	return intents, nil
 }
 
-// Promote puts due tasks in line, and returns how many, and when the next one is due (Unix ms; 0: none).
-func (q *Queue) Promote(ctx context.Context, limit int) (moved int, next int64, err error) {
+// Promoted is what a call to Promote did.
+type Promoted struct {
+	Moved   int
+	NextDue int64 // Unix ms, of a task or a timer; 0: none
+	Now     int64 // Redis' clock, Unix ms
+}
+
+// Promote puts due tasks in line, and looks at what timers are for.
+func (q *Queue) Promote(ctx context.Context, limit int) (Promoted, error) {
 	reply, err := q.run(ctx, scriptPromote, []string{q.keys.scheduled, q.keys.wait}, q.keys.base, limit)
 	if err != nil {
-		return 0, 0, err
+		return Promoted{}, err
 	}
 	v, err := list(reply)
-	if err != nil || len(v) != 2 {
-		return 0, 0, badReply("promote", reply)
+	if err != nil || len(v) != 3 {
+		return Promoted{}, badReply("promote", reply)
 	}
-	return int(number(v[0])), dueTime(v[1]), nil
+	return Promoted{Moved: int(number(v[0])), NextDue: dueTime(v[1]), Now: number(v[2])}, nil
 }
 
 // Adopt lists a local task as running on a runner, and returns its epoch; 0 if the runner holds no lease.

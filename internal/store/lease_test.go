@@ -137,7 +137,7 @@ func TestLeasesInACluster(t *testing.T) {
 	require.GreaterOrEqual(t, clock.Now, now)
 	calls := node.Info(testContext(t), "commandstats").Val()
 	require.Contains(t, calls, "cmdstat_time:calls=1,")
-	require.Contains(t, calls, "cmdstat_zrange:calls=2,")
+	require.Contains(t, calls, "cmdstat_zrange:calls=3,")
 }
 
 func TestUnregister(t *testing.T) {
@@ -227,18 +227,21 @@ func TestPromote(t *testing.T) {
 			e.set(id, "task", "test/a", "state", "SCHEDULED", "due_at", due)
 			e.do("ZADD", e.keys.scheduled, due, id)
 		}
-		moved, next, err := e.queue.Promote(e.ctx(), 2)
+		promoted, err := e.queue.Promote(e.ctx(), 2)
+		moved, next := promoted.Moved, promoted.NextDue
 		require.NoError(t, err)
 		require.Equal(t, 2, moved)
 		require.EqualValues(t, 102, next)
 		require.Equal(t, []string{"two", "one", "old"}, e.line())
 		require.Equal(t, map[string]string{"task": "test/a"}, e.hash("one"))
 
-		moved, next, err = e.queue.Promote(e.ctx(), 2)
+		promoted, err = e.queue.Promote(e.ctx(), 2)
+		moved, next = promoted.Moved, promoted.NextDue
 		require.NoError(t, err)
 		require.Equal(t, 1, moved)
 		require.Equal(t, integer(t, e.hash("later")["due_at"]), next)
-		moved, _, err = e.queue.Promote(e.ctx(), 2)
+		promoted, err = e.queue.Promote(e.ctx(), 2)
+		moved = promoted.Moved
 		require.NoError(t, err)
 		require.Zero(t, moved)
 		require.Len(t, e.line(), 4)
@@ -254,7 +257,8 @@ func TestRoundTimes(t *testing.T) {
 		e.own("dead", "x")
 		e.do("ZADD", e.keys.scheduled, future, "later")
 		e.do("ZADD", e.keys.runners, past, "dead")
-		_, next, err := e.queue.Promote(e.ctx(), 10)
+		promoted, err := e.queue.Promote(e.ctx(), 10)
+		next := promoted.NextDue
 		require.NoError(t, err)
 		require.EqualValues(t, future, next)
 		e.register("r")
@@ -283,7 +287,8 @@ func TestDueTimesByHand(t *testing.T) {
 			_, clock, err := e.queue.Leases(e.ctx())
 			require.NoError(t, err)
 			require.Equal(t, due, clock.NextDue, score)
-			_, next, err := e.queue.Promote(e.ctx(), 0)
+			promoted, err := e.queue.Promote(e.ctx(), 0)
+			next := promoted.NextDue
 			require.NoError(t, err)
 			require.Equal(t, due, next, score)
 		}
@@ -300,7 +305,8 @@ func TestPromoteOfStaleEntries(t *testing.T) {
 		for i, id := range []string{"string", "stopped", "waiting", "missing", "good"} {
 			e.do("ZADD", e.keys.scheduled, i, id)
 		}
-		moved, next, err := e.queue.Promote(e.ctx(), 10)
+		promoted, err := e.queue.Promote(e.ctx(), 10)
+		moved, next := promoted.Moved, promoted.NextDue
 		require.NoError(t, err)
 		require.Equal(t, 1, moved)
 		require.Zero(t, next)

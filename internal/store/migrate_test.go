@@ -125,7 +125,8 @@ func TestPromoteDuringSlotMigration(t *testing.T) {
 	require.NoError(t, q.rdb.ZAdd(ctx, q.keys.scheduled, redis.Z{Score: float64(time.Now().Add(-time.Second).UnixMilli()), Member: "x"}).Err())
 	m.begin()
 	m.move(q.keys.task("x"))
-	moved, _, err := q.Promote(ctx, 64)
+	promoted, err := q.Promote(ctx, 64)
+	moved := promoted.Moved
 	t.Log("promote:", moved, err)
 	m.finish()
 	line := m.to.LRange(ctx, q.keys.wait, 0, -1).Val()

@@ -63,8 +63,7 @@ func (q *Queue) Page(ctx context.Context, index, cursor string, limit int) (ids 
 	size := int64(limit)
 	switch index {
 	case "wait": // the next one to run stands at the right end
-		ids, err = q.rdb.LRange(ctx, q.keys.wait, -offset-size, -offset-1).Result()
-		slices.Reverse(ids)
+		ids, err = q.pageLines(ctx, offset, size)
 	case "scheduled":
 		ids, err = q.rdb.ZRange(ctx, q.keys.scheduled, offset, offset+size-1).Result()
 	default:
@@ -77,6 +76,32 @@ func (q *Queue) Page(ctx context.Context, index, cursor string, limit int) (ids 
 		next = strconv.FormatInt(offset+size, 10)
 	}
 	return ids, next, nil
+}
+
+// pageLines lists IDs in line, those of higher priority first: each line is a list whose next one stands at the right end.
+func (q *Queue) pageLines(ctx context.Context, offset, size int64) ([]string, error) {
+	var ids []string
+	for _, line := range []string{q.keys.wait + ":high", q.keys.wait, q.keys.wait + ":low"} {
+		length, err := q.rdb.LLen(ctx, line).Result()
+		if err != nil {
+			return nil, err
+		}
+		if offset >= length {
+			offset -= length
+			continue
+		}
+		found, err := q.rdb.LRange(ctx, line, -offset-size, -offset-1).Result()
+		if err != nil {
+			return nil, err
+		}
+		slices.Reverse(found)
+		ids = append(ids, found...)
+		offset, size = 0, size-int64(len(found))
+		if size <= 0 {
+			break
+		}
+	}
+	return ids, nil
 }
 
 // pageRunning walks the runners in the order of their IDs; a cursor is `SCAN_CURSOR:RUNNER`.
@@ -133,6 +158,8 @@ func memberIDs(members []string) []string {
 // Counts are a queue's tasks by state; -1 where a key holds the wrong type.
 type Counts struct {
 	Wait, Scheduled, Running, Ended, Error, Exception, Stopped, Kept int64
+	Held                                                             int64
+	Paused                                                           bool
 	Counters                                                         map[string]int64
 }
 
@@ -142,12 +169,13 @@ func (q *Queue) Counts(ctx context.Context) (Counts, error) {
 		return Counts{}, err
 	}
 	v, err := list(reply)
-	if err != nil || len(v) != 9 {
+	if err != nil || len(v) != 11 {
 		return Counts{}, badReply("counts", reply)
 	}
 	counts := Counts{
 		Wait: number(v[0]), Scheduled: number(v[1]), Running: number(v[2]), Ended: number(v[3]), Error: number(v[4]),
 		Exception: number(v[5]), Stopped: number(v[6]), Kept: number(v[7]), Counters: map[string]int64{},
+		Paused: number(v[9]) == 1, Held: number(v[10]),
 	}
 	for pairs := texts(v[8]); len(pairs) > 1; pairs = pairs[2:] {
 		counts.Counters[pairs[0]] = number(pairs[1])

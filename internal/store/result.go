@@ -25,6 +25,8 @@ type Result struct {
 	Drops   []Drop
 	Faults  []string // keys of the wrong type and the like
 	More    bool     // the claim was filled: more may be in line
+	Paused  bool     // the queue is: nothing is claimed
+	NextDue int64    // Unix ms: when a rate lets the next task begin; 0: nothing waits for that
 }
 
 // Broken is the error that a code `broken:message` tells.
@@ -36,7 +38,10 @@ type Claim struct {
 	Epoch          int64
 	Attempt        int
 	Keep           bool
-	Reload         bool // a reload was asked for and has not happened yet
+	Reload         bool   // a reload was asked for and has not happened yet
+	Options        string // JSON, what its start said beside name and data; "": nothing
+	Restarts       string // when it was restarted, Unix ms, the last one at the end
+	Refused        string // why it must not run: "expired", or the fault of a key that it would need; "": it may
 }
 
 // Drop is an ID that was in line and could not be run.
@@ -54,14 +59,34 @@ func parseCommit(reply any, fenced int) (*Result, error) {
 		return &Result{Outcome: Early}, nil
 	case text(values[0]) == "replayed" && len(values) == 2:
 		return &Result{Outcome: Replayed, Now: number(values[1])}, nil
-	case text(values[0]) != "ok" || len(values) != 8:
+	case text(values[0]) != "ok" || len(values) != 8 && len(values) != 10:
 		return nil, badReply("commit", reply)
 	}
-	result := &Result{Now: number(values[1]), Faults: texts(values[6]), More: number(values[7]) == 1}
+	result := &Result{Now: number(values[1]), Faults: texts(values[6]), More: number(values[7]) == 1, Paused: number(values[7]) == -1}
 	if !result.readCodes(values[2], fenced) || !result.readClaims(values[3], number(values[4])) || !result.readDrops(values[5]) {
 		return nil, badReply("commit", reply)
 	}
+	if len(values) == 10 {
+		result.NextDue = dueTime(values[9])
+		if !result.readExtras(values[8]) {
+			return nil, badReply("commit", reply)
+		}
+	}
 	return result, nil
+}
+
+// readExtras: what only few claims have.
+func (r *Result) readExtras(reply any) bool {
+	extras := texts(reply)
+	for ; len(extras) >= 4; extras = extras[4:] {
+		i := number(extras[0])
+		if i < 1 || i > int64(len(r.Claims)) {
+			return false
+		}
+		c := &r.Claims[i-1]
+		c.Options, c.Restarts, c.Refused = extras[1], extras[2], extras[3]
+	}
+	return len(extras) == 0
 }
 
 // readCodes: only what is not simply done is in the reply.

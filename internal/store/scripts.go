@@ -16,21 +16,22 @@ var sources embed.FS
 // One script per atomic transition; the header of each file is its contract.
 var (
 	scriptAdopt      = load("adopt")
-	scriptCommit     = load("commit")
+	scriptCommit     = load("commit", "holds")
 	scriptCounts     = load("counts")
 	scriptDue        = load("due")
 	scriptLeases     = load("leases")
-	scriptPromote    = load("promote")
+	scriptPromote    = load("promote", "holds")
 	scriptRegister   = load("register")
 	scriptReload     = load("reload")
-	scriptRemove     = load("remove")
+	scriptRemove     = load("remove", "holds")
 	scriptRenew      = load("renew")
 	scriptReserve    = load("reserve")
-	scriptRestart    = load("restart")
-	scriptStart      = load("start")
-	scriptStop       = load("stop")
+	scriptReschedule = load("reschedule", "holds")
+	scriptRestart    = load("restart", "holds")
+	scriptStart      = load("start", "holds")
+	scriptStop       = load("stop", "holds")
 	scriptSweep      = load("sweep")
-	scriptTakeOver   = load("takeover")
+	scriptTakeOver   = load("takeover", "holds")
 	scriptUnregister = load("unregister")
 )
 
@@ -39,13 +40,18 @@ type script struct {
 	*redis.Script
 }
 
-func load(name string) script {
-	source, err := sources.ReadFile("lua/" + name + ".lua")
-	prelude, preludeErr := sources.ReadFile("lua/prelude.lua")
-	if err := errors.Join(err, preludeErr); err != nil {
-		panic(err) // embedded at build time: it cannot be absent
+// load puts what scripts share in front of one: the prelude, and further parts that it names.
+func load(name string, parts ...string) script {
+	var text strings.Builder
+	for _, part := range append(append([]string{"prelude"}, parts...), name) {
+		source, err := sources.ReadFile("lua/" + part + ".lua")
+		if err != nil {
+			panic(err) // embedded at build time: it cannot be absent
+		}
+		text.Write(source)
+		text.WriteByte('\n')
 	}
-	return script{name: name, Script: redis.NewScript(string(prelude) + "\n" + string(source))}
+	return script{name: name, Script: redis.NewScript(text.String())}
 }
 
 // run calls a script by its digest, and sends the source when the server does not know it yet. The last key, which never exists, makes

@@ -13,10 +13,13 @@ type NewTask struct {
 	Task  string
 	Data  string
 	Keep  bool
+	// What only a few say, both JSON: Options for the task's hash, Spec for the start itself, as start.lua tells; Options are in it too.
+	Options, Spec string
 }
 
-// Start puts tasks in line and returns one error (or nil) per task. The second result is the fault of the whole call: then it is
-// unknown whether the tasks were started, and calling again with the same IDs and nonces is safe.
+// Start puts tasks in line, in the order in which they are given, and returns one error (or nil) per task. A task that another one stands
+// for gets the ID of that one. The second result is the fault of the whole call: then it is unknown whether the tasks were started, and
+// calling again with the same IDs and nonces is safe.
 func (q *Queue) Start(ctx context.Context, tasks []NewTask) ([]error, error) {
 	args := make([]any, 0, 1+8*len(tasks))
 	args = append(args, q.keys.base)
@@ -33,7 +36,7 @@ func (q *Queue) Start(ctx context.Context, tasks []NewTask) ([]error, error) {
 	}
 	faults := make([]error, len(tasks))
 	for i, result := range results {
-		faults[i] = startError(text(result), tasks[i].ID)
+		tasks[i].ID, faults[i] = started(text(result), tasks[i].ID)
 	}
 	return faults, nil
 }
@@ -46,12 +49,23 @@ func appendNewTask(args []any, task *NewTask) []any {
 	if task.Keep {
 		n += 2
 	}
-	args = append(args, task.ID, task.Nonce, n, "task", task.Task, "data", task.Data)
+	if task.Options != "" {
+		n += 2
+	}
+	if task.Spec == "" {
+		args = append(args, task.ID, task.Nonce, n)
+	} else {
+		args = append(args, task.ID, task.Nonce, -n, task.Spec)
+	}
+	args = append(args, "task", task.Task, "data", task.Data)
 	if task.Nonce != "" {
 		args = append(args, "nonce", task.Nonce)
 	}
 	if task.Keep {
 		args = append(args, "keep", "1")
+	}
+	if task.Options != "" {
+		args = append(args, "options", task.Options)
 	}
 	return args
 }
@@ -65,13 +79,18 @@ type StateError struct {
 func (e *StateError) Error() string { return fmt.Sprintf("task %q is %s: %v", e.ID, e.State, e.Reason) }
 func (e *StateError) Unwrap() error { return e.Reason }
 
-func startError(result, id string) error {
+func started(result, id string) (string, error) {
 	kind, detail, _ := strings.Cut(result, ":")
 	switch kind {
 	case "ok":
-		return nil
+		return id, nil
+	case "kept":
+		return detail, nil
 	case "exists":
-		return &StateError{ID: id, State: detail, Reason: ErrExists}
+		return id, &StateError{ID: id, State: detail, Reason: ErrExists}
+	case "once":
+		state, other, _ := strings.Cut(detail, ":")
+		return id, &StateError{ID: other, State: state, Reason: ErrNotUnique}
 	}
-	return fmt.Errorf("write task %q: %w", id, explain(fmt.Errorf("%s", detail)))
+	return id, fmt.Errorf("write task %q: %w", id, explain(fmt.Errorf("%s", detail)))
 }

@@ -18,6 +18,7 @@ var (
 	ErrFinal     = errors.New("it is final; restart it to run it again")
 	ErrRunning   = errors.New("stop it first")
 	ErrExists    = errors.New("its ID is in use; choose another one")
+	ErrNotUnique = errors.New("it has the unique key of this start")
 	ErrWrongType = errors.New("a key holds the wrong type")
 	ErrFull      = errors.New("redis is out of memory")
 	ErrDenied    = errors.New("redis denies it to this user")

@@ -15,7 +15,7 @@ type Lease struct {
 // Clock is Redis' own, and what it says of the schedule.
 type Clock struct {
 	Now     int64 // Unix ms
-	NextDue int64 // Unix ms of the next scheduled task; 0: none
+	NextDue int64 // Unix ms of the next scheduled task, or timer; 0: none
 }
 
 // Leases lists the runners of a queue with their lease ends, and tells the clock that they count by.

@@ -32,12 +32,13 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 	},
 	"reserve":        func(ctx context.Context, e *env) error { _, err := e.queue.ReserveEpoch(ctx); return err },
 	"leases":         func(ctx context.Context, e *env) error { _, _, err := e.queue.Leases(ctx); return err },
-	"promote":        func(ctx context.Context, e *env) error { _, _, err := e.queue.Promote(ctx, 10); return err },
+	"promote":        func(ctx context.Context, e *env) error { _, err := e.queue.Promote(ctx, 10); return err },
 	"counts":         func(ctx context.Context, e *env) error { _, err := e.queue.Counts(ctx); return err },
 	"stop waiting":   func(ctx context.Context, e *env) error { _, err := e.queue.Stop(ctx, "w1"); return err },
 	"stop running":   func(ctx context.Context, e *env) error { _, err := e.queue.Stop(ctx, "run1"); return err },
 	"reload waiting": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "w1", rand.Text(), []byte("2")) },
 	"reload running": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "run1", rand.Text(), []byte("2")) },
+	"reschedule":     func(ctx context.Context, e *env) error { return e.queue.Reschedule(ctx, "w1", 0, time.Hour) },
 	"restart final":  func(ctx context.Context, e *env) error { return e.queue.Restart(ctx, "end1", "n2") },
 	"restart running": func(ctx context.Context, e *env) error {
 		return e.queue.Restart(ctx, "run1", "n2")
@@ -87,6 +88,7 @@ var touched = map[string]string{
 	"stop running":    "scheduled epoch task:run1 running:r control:r",
 	"reload waiting":  "scheduled task:w1",
 	"reload running":  "scheduled task:run1 running:r control:r",
+	"reschedule":      "scheduled wait task:w1",
 	"restart final":   "wait epoch task:end1 final:ENDED final:STOPPED",
 	"restart running": "wait epoch task:run1 running:r control:r final:STOPPED",
 	"remove waiting":  "scheduled epoch task:w1 final:ENDED final:kept",

@@ -15,15 +15,17 @@
 --   swap      ID n new_member new_epoch data event index          a reload worked: the new instance takes over; event and index are for
 --                                                                 a pending stop that wins; index REMOVED: a local task
 --   keep      ID n data_tried data_running                        a reload failed: the old instance stays
+--   special   ID n op ...                                         the same for a task that has options, or limits: what it holds goes too
 --
 -- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'early'}: nothing was done, the one before has not come yet;
 -- {'replayed', now}: the batch had been applied before;
--- {'ok', now, codes, claims, last_epoch, drops, faults, unclaimed}:
+-- {'ok', now, codes, claims, last_epoch, drops, faults, unclaimed, extras, due}:
 --   codes of those fenced items that are not simply done: their number, from 1, and lost (the epoch is no more this runner's), stopped
 --   (a pending stop won), broken:message, or away:message (its key cannot be used just now: say it again);
 --   claims, five strings each: id, attempt, task, data, marks (k: keep its record, r: a reload is pending); last_epoch is the last
 --   claim's, and those before have the numbers before; drops: id, reason; faults: messages about keys; unclaimed: whether IDs may
---   remain in line.
+--   remain in line, or -1 if the queue is paused; extras, only if a claim has some: number of the claim, its options, its restarts, what
+--   refuses it; due: when a rate lets the next task begin, ms.
 --
 -- Making a function costs about as much as a short command, in every call: what the steady state does not need is made in `rarely` and
 -- `refuse`, when it is needed.
@@ -34,7 +36,8 @@ local call, protected, type = redis.call, redis.pcall, type -- locals are found 
 
 -- A removal first: a full Redis (noeviction) accepts the writes of a script that began with one.
 redis.call('SREM', running, '')
-local last = redis.call('HGET', runner, 'batch')
+local about_me = redis.call('HMGET', runner, 'batch', 'limits')
+local last, limits = about_me[1], about_me[2]
 if not last then
   return { 'unregistered' }
 end
@@ -53,6 +56,8 @@ local left = {}                        -- members whose claim has ended: by an e
 local joined = {}                      -- members that a swap of this batch has made
 local back, back_members = {}, {}
 local final = {}                       -- index -> {score, id, ...}
+local extras, due                      -- of claims that have some
+local held_by_tasks                    -- what holds() made
 local pending = try('HLEN', control)
 local intents = not failed(pending) and pending > 0
 
@@ -65,6 +70,20 @@ local function on(key, command, ...)
     return nil
   end
   return reply
+end
+
+-- What tasks with options hold, and those whose name has limits. A key of theirs that holds another type must not end the batch.
+local function on_holds(name, ...)
+  held_by_tasks = held_by_tasks or holds(base, now)
+  local good, reply, at = pcall(held_by_tasks[name], ...)
+  if good then
+    return reply, at
+  end
+  local message = type(reply) == 'table' and reply.err or tostring(reply)
+  if denied(message) then
+    return error(reply)
+  end
+  return nil, message
 end
 
 -- One HSET a transition: ARGV[at] to ARGV[to] are fields that go with the state. The event comes whole: Lua hashes each string that it
@@ -256,6 +275,25 @@ local function rarely()
     end
   end
 
+  -- Another item of a task that holds something: when its run ends others may have that.
+  function apply.special(id, key, at, n, member)
+    local op = ARGV[at]
+    local code = apply[op](id, key, at + 1, n - 1, member)
+    if code and string.sub(code, 1, 5) == 'away:' then
+      return code
+    end
+    local found = try('HMGET', key, 'task', 'options', 'state')
+    local final = not failed(found) and FINAL[found[3]]
+    if final or op == 'WAIT' or op == 'SCHEDULED' or FINAL[op] then
+      local options = on_holds('options', found[2])
+      local _, fault = on_holds('leave', id, found[1] or '', options, final)
+      if fault then
+        faults[#faults + 1] = fault
+      end
+    end
+    return code
+  end
+
   return apply
 end
 
@@ -326,6 +364,9 @@ local function release()
 end
 
 local function drop(id, reason)
+  if id == '' then
+    return -- it woke a runner: there is something in the lines beside
+  end
   drops[#drops + 1], drops[#drops + 2] = id, reason
 end
 
@@ -347,22 +388,83 @@ end
 -- Whether a record that is in line and ran before runs all the same: only one that was changed by hand names a runner then. Returns the
 -- number of the next attempt too, and data of a reload that never came about.
 local function history(id, key, epoch)
-  local found = redis.call('HMGET', key, 'attempt', 'reload_data', 'runner')
+  local found = redis.call('HMGET', key, 'attempt', 'reload_data', 'runner', 'error', 'restarts')
   local runs = found[3] and try('SISMEMBER', base .. 'running:' .. found[3], (epoch or '') .. ':' .. id) == 1
-  return runs, integer((tonumber(found[1]) or 0) + 1), found[2]
+  if found[4] and not runs then
+    redis.call('HDEL', key, 'error', 'stack') -- of the attempt before, which the history has
+  end
+  return runs, integer((tonumber(found[1]) or 0) + 1), found[2], found[5]
 end
 
--- Looks at the IDs that are next; returns false if a key of the queue is broken: then they stay in line.
+-- Whether a task that has options, or whose name has limits, may run now. What its runner must know goes with the claim, under its number.
+-- nil if a key cannot be used just now.
+local function admit(id, key, name, json, restarts, number)
+  local found = redis.call('HMGET', key, 'place', 'expires_at')
+  local options = on_holds('options', json)
+  local good, at = on_holds('admit', id, name, options, limits and limits[name], found[1])
+  local refusal = ''
+  if good == nil then
+    if not string.find(at, 'WRONGTYPE', 1, true) then
+      faults[#faults + 1] = at
+      return nil
+    end
+    good, at, refusal = true, nil, at -- it ends where someone will see it
+  elseif tonumber(found[2] or '') and tonumber(found[2]) < tonumber(now) then
+    refusal = 'expired'
+  end
+  due = at and (not due or at < due) and at or due
+  if good and (json or restarts or refusal ~= '') then
+    extras = extras or {}
+    local n = #extras
+    extras[n + 1], extras[n + 2], extras[n + 3], extras[n + 4] = number, json or '', restarts or '', refusal
+  end
+  return good
+end
+
+-- Looks at an ID that is next; returns false if a key of the queue is broken: then all stay in line.
+local function look(id, key, record, found)
+  local state, runs, attempt, reload, restarts = record[3], false, '1', false, false
+  if state and state ~= 'WAIT' then
+    drop(id, 'it is ' .. state .. (FINAL[state] and '; to run it again set its state to WAIT, then push it' or ''))
+    return true
+  end
+  if state or record[4] then -- it ran before; without both it has no more than its start wrote
+    runs, attempt, reload, restarts = history(id, key, record[4])
+  end
+  local name, json = record[1], record[6]
+  if runs then
+    redis.call('HSET', key, 'state', 'RUNNING')
+    drop(id, 'it runs; its state was set to WAIT by hand')
+  elseif name then
+    found.seen[id] = true
+    local n = #found.ids + 1
+    if json or restarts or (limits and limits[name]) then
+      local admitted = admit(id, key, name, json, restarts, n)
+      if not admitted then
+        return admitted ~= nil
+      end
+    end
+    found.ids[n], found.keys[n], found.again[n], found.attempts[n] = id, key, state, attempt
+    local at = #claims
+    claims[at + 1], claims[at + 2], claims[at + 3], claims[at + 4] = id, attempt, name, record[2] or ''
+    claims[at + 5] = (record[5] and record[5] ~= '' and 'k' or '') .. (reload and not state and 'r' or '')
+  elseif redis.call('EXISTS', key) == 1 then
+    return refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again')
+  else
+    drop(id, 'there is no hash with this ID')
+  end
+  return true
+end
+
 local function read(ids, found)
-  local seen, n = {}, 0
   for i = 1, #ids do
     local id = ids[i]
     local key = tasks .. id
-    local record = protected('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep')
+    local record = protected('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep', 'options')
     if record.err then
-      record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep')
+      record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep', 'options')
     end
-    if seen[id] then
+    if found.seen[id] then
       drop(id, 'in line twice')
     elseif record.err then
       if unreachable(record) then
@@ -370,32 +472,8 @@ local function read(ids, found)
         return false
       end
       drop(id, 'its key holds no hash: ' .. record.err)
-    else
-      local state, runs, attempt, reload = record[3], false, '1', false
-      if state and state ~= 'WAIT' then
-        drop(id, 'it is ' .. state .. (FINAL[state] and '; to run it again set its state to WAIT, then push it' or ''))
-      else
-        if state or record[4] then -- it ran before; without both it has no more than its start wrote
-          runs, attempt, reload = history(id, key, record[4])
-        end
-        if runs then
-          redis.call('HSET', key, 'state', 'RUNNING')
-          drop(id, 'it runs; its state was set to WAIT by hand')
-        elseif record[1] then
-          seen[id] = true
-          n = n + 1
-          found.ids[n], found.keys[n], found.again[n], found.attempts[n] = id, key, state, attempt
-          local at = #claims
-          claims[at + 1], claims[at + 2], claims[at + 3], claims[at + 4] = id, attempt, record[1], record[2] or ''
-          claims[at + 5] = (record[5] and record[5] ~= '' and 'k' or '') .. (reload and not state and 'r' or '')
-        elseif redis.call('EXISTS', key) == 1 then
-          if not refuse(id, key, 'the hash has no field `task`: HSET it to the name of a task, then start the ID again') then
-            return false
-          end
-        else
-          drop(id, 'there is no hash with this ID')
-        end
-      end
+    elseif not look(id, key, record, found) then
+      return false
     end
   end
   return true
@@ -425,44 +503,84 @@ local function take(found)
   return true
 end
 
+-- The lines in the order in which they are looked at: mostly those of higher priority first, but each comes first often enough not to starve.
+local function lines()
+  local turn = tonumber(on(runner, 'HINCRBY', 'turn', 1) or 0) % 10
+  local high, low = wait .. ':high', wait .. ':low'
+  if turn == 0 then
+    return { low, wait, high }
+  elseif turn % 3 == 0 then
+    return { wait, high, low }
+  end
+  return { high, wait, low }
+end
+
+-- What is left in the inbox would wait for this runner alone.
+local function empty_inbox()
+  while redis.call('EXISTS', inbox) == 1 and on(inbox, 'LMOVE', wait, 'RIGHT', 'RIGHT') do
+  end
+end
+
+-- Takes up to n IDs from the right of a list, without removing them.
+local function peek(list, n, ids)
+  local found = n > 0 and on(list, 'LRANGE', '-' .. n, '-1') or {}
+  for i = #found, 1, -1 do
+    ids[#ids + 1] = found[i]
+  end
+  return #found
+end
+
+-- Returns 1 if IDs may remain in line, -1 if the queue is paused.
 local function claim()
-  local ids = {}
-  local woken = on(inbox, 'LRANGE', '-' .. want, '-1') or {}
-  for i = #woken, 1, -1 do
-    ids[#ids + 1] = woken[i]
-  end
-  local line = {}
-  if #woken < want then
-    line = on(wait, 'LRANGE', '-' .. (want - #woken), '-1') or {}
-    for i = #line, 1, -1 do
-      ids[#ids + 1] = line[i]
+  local ids, sources, counts = {}, { inbox, wait }, {}
+  local beside = protected('EXISTS', base .. 'paused', wait .. ':high', wait .. ':low')
+  if beside ~= 0 then
+    if redis.call('EXISTS', base .. 'paused') == 1 then
+      empty_inbox()
+      return -1
     end
+    sources = lines()
+    table.insert(sources, 1, inbox)
   end
-  local found = { ids = {}, keys = {}, again = {}, attempts = {} }
+  for i = 1, #sources do
+    counts[i] = peek(sources[i], want - #ids, ids)
+  end
+  local found = { ids = {}, keys = {}, again = {}, attempts = {}, seen = {} }
+  limits = limits and cjson.decode(limits)
   if not read(ids, found) or (found.ids[1] and not take(found)) then
-    claims = {}
-    return false
+    claims, extras = {}, nil
+    return 0
   end
-  if #woken > 0 then
-    redis.call('LTRIM', inbox, 0, -#woken - 1)
-  end
-  if #line > 0 then
-    redis.call('LTRIM', wait, 0, -#line - 1)
+  for i = 1, #sources do
+    if counts[i] > 0 then
+      redis.call('LTRIM', sources[i], 0, -counts[i] - 1)
+    end
   end
   if #drops > 0 then
     on(counters, 'HINCRBY', 'dropped', #drops / 2)
   end
-  -- An ID left in the inbox would wait for this runner alone.
-  while #woken == want and redis.call('EXISTS', inbox) == 1 and on(inbox, 'LMOVE', wait, 'RIGHT', 'RIGHT') do
+  if counts[1] == want then
+    empty_inbox()
   end
-  return #ids == want
+  if held_by_tasks then
+    local at = on_holds('follow')
+    due = at and (not due or at < due) and at or due
+  end
+  if #ids == want and beside ~= 0 then
+    on_holds('wake') -- others can take what this runner has no slot for
+  end
+  return #ids == want and 1 or 0
 end
 
 apply_items()
 release()
-local more = false
+local more = 0
 if want > 0 then
   more = claim()
 end
 redis.call('HSET', runner, 'batch', batch)
-return { 'ok', now, codes, claims, last_epoch, drops, faults, more and 1 or 0 }
+local reply = { 'ok', now, codes, claims, last_epoch, drops, faults, more }
+if extras or due then
+  reply[9], reply[10] = extras or {}, due and integer(due) or ''
+end
+return reply

@@ -3,7 +3,7 @@
 -- KEYS[1] wait  [2] scheduled  [3] runners  [4] counters  [5] room
 -- ARGV[1] base, `P:{Q}:`
 --
--- Returns {waiting, scheduled, running, ENDED, ERROR, EXCEPTION, STOPPED, kept, counters}; a key of the wrong type counts -1.
+-- Returns {waiting, scheduled, running, ENDED, ERROR, EXCEPTION, STOPPED, kept, counters, paused (1 or 0), held}; a key of the wrong type counts -1.
 local wait, scheduled, runners, counters = unpack(KEYS)
 local base = ARGV[1]
 
@@ -22,9 +22,20 @@ else
   end
 end
 local found = try('HGETALL', counters)
-local reply = { count('LLEN', wait), count('ZCARD', scheduled), running }
+local waiting = count('LLEN', wait)
+for _, line in ipairs({ ':high', ':low' }) do
+  waiting = waiting + math.max(0, count('LLEN', wait .. line))
+end
+local reply = { waiting, count('ZCARD', scheduled), running }
 for _, index in ipairs({ 'ENDED', 'ERROR', 'EXCEPTION', 'STOPPED', 'kept' }) do
   reply[#reply + 1] = count('ZCARD', base .. 'final:' .. index)
 end
 reply[#reply + 1] = failed(found) and {} or found
+reply[#reply + 1] = try('EXISTS', base .. 'paused')
+-- Each line of tasks that are held back has a timer; in those of a key, the first is in line or runs.
+local held, lines = 0, try('ZRANGE', base .. 'timers', 0, 9999)
+for _, line in ipairs(failed(lines) and {} or lines) do
+  held = held + math.max(0, count('ZCARD', base .. line) - (string.sub(line, 1, 6) == 'order:' and 1 or 0))
+end
+reply[#reply + 1] = failed(lines) and -1 or held
 return reply

@@ -2,12 +2,11 @@
 --
 -- KEYS[1] runners  [2] scheduled  [3] room
 --
--- Returns {now, due time of the next scheduled task in ms or '', runner ID, lease end in ms, ...}.
+-- Returns {now, due time of the next scheduled task or timer in ms or '', runner ID, lease end in ms, ...}.
 local runners, scheduled = KEYS[1], KEYS[2]
 
 local found = redis.call('ZRANGE', runners, 0, -1, 'WITHSCORES')
-local following = try('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-local reply = { clock(), failed(following) and '' or digits(following[2]) }
+local reply = { clock(), earliest(scheduled) }
 for i = 1, #found, 2 do
   reply[i + 2], reply[i + 3] = found[i], digits(found[i + 1])
 end

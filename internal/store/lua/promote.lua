@@ -1,28 +1,47 @@
--- Puts tasks whose time has come in line. Called by Queue.Promote, by every runner that knows of a due time: one of them finds it.
+-- Puts tasks whose time has come in line, and looks at what timers are for. Called by Queue.Promote, by every runner that knows of a due
+-- time: one of them finds it.
 --
 -- KEYS[1] scheduled  [2] wait  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] tasks at most
 --
--- Returns {moved, due time of the next one in ms or ''}.
+-- Returns {moved, due time of the next task or timer in ms or '', now}.
 local scheduled, wait = KEYS[1], KEYS[2]
 local base, limit = ARGV[1], ARGV[2]
+local timers = base .. 'timers'
 
 redis.call('ZREM', scheduled, '')
 local now = clock()
+local h
+
+local function put_in_line(id, options)
+  if not options then
+    redis.call('LPUSH', wait, id)
+    return
+  end
+  h = h or holds(base, now)
+  if h.safely('enqueue', id, h.options(options)) == nil then
+    redis.call('LPUSH', wait, id) -- its claim will say what is wrong
+  end
+end
+
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, limit)
 local moved = 0
 for _, id in ipairs(due) do
   local key = base .. 'task:' .. id
-  local state = try('HGET', key, 'state')
-  if unreachable(state) then
-    return state -- it stays scheduled
+  local found = try('HMGET', key, 'state', 'options')
+  if unreachable(found) then
+    return found -- it stays scheduled
   end
-  if state == 'SCHEDULED' then
-    redis.call('LPUSH', wait, id)
+  if found[1] == 'SCHEDULED' then
+    put_in_line(id, found[2])
     redis.call('HDEL', key, 'state', 'due_at')
     moved = moved + 1
   end
   redis.call('ZREM', scheduled, id)
 end
-local following = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-return { moved, digits(following[2]) }
+for _, timer in ipairs(redis.call('ZRANGEBYSCORE', timers, '-inf', now, 'LIMIT', 0, limit)) do
+  h = h or holds(base, now)
+  h.safely('look', timer)
+end
+local following = earliest(scheduled)
+return { moved, following, now }

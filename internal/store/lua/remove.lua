@@ -8,17 +8,19 @@ local scheduled, counter = KEYS[1], KEYS[2]
 local base, id = ARGV[1], ARGV[2]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options')
 if failed(found) then
   found = { 'a key of another type' }
 end
 if found[2] == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (found[3] or ''), (found[4] or '') .. ':' .. id) == 1 then
   return 'running'
 end
+local now = clock()
 unindex(base, id)
 redis.call('ZREM', scheduled, id)
+let_go(base, now, id, found[1], found[5])
 if redis.call('DEL', key) == 0 then
   return 'missing'
 end
-announce(base, id, 'removed', 'null', found[1], integer(redis.call('INCR', counter)), clock())
+announce(base, id, 'removed', 'null', found[1], integer(redis.call('INCR', counter)), now)
 return 'removed'

@@ -3,7 +3,7 @@
 -- KEYS[1] runners  [2] runner:RUNNER  [3] running:RUNNER  [4] control:RUNNER  [5] scheduled  [6] room
 -- ARGV[1] runner ID  [2] lease, ms
 --
--- Returns {held, now, tasks it owns, pending intents, due time of the next scheduled task in ms or '']; held is 0 when the lease is gone.
+-- Returns {held, now, tasks it owns, pending intents, due time of the next scheduled task or timer in ms or '']; held is 0 when the lease is gone.
 local runners, runner, running, control, scheduled = unpack(KEYS)
 local me, lease = ARGV[1], ARGV[2]
 
@@ -20,5 +20,4 @@ local function count(command, key)
   return failed(n) and 0 or n
 end
 
-local next_due = try('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-return { 1, now, count('SCARD', running), count('HLEN', control), failed(next_due) and '' or digits(next_due[2]) }
+return { 1, now, count('SCARD', running), count('HLEN', control), earliest(scheduled) }

@@ -3,12 +3,12 @@
 -- KEYS[1] wait  [2] epoch  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID  [3] nonce of this call: a replay whose reply was lost changes nothing
 --
--- Returns {outcome, state before}: `waiting`, `told`, `stopping` (a stop is pending, and wins), `missing`, `broken` (message).
+-- Returns {outcome, state before}: `waiting`, `told`, `stopping` (a stop is pending, and wins), `once` (its unique key is another task's), `missing`, `broken` (message).
 local wait, counter = KEYS[1], KEYS[2]
 local base, id, nonce = ARGV[1], ARGV[2], ARGV[3]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'nonce')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'nonce', 'options')
 if failed(found) then
   return { 'broken', found.err }
 end
@@ -31,10 +31,17 @@ if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner 
   return { 'told', state }
 end
 
+local h = found[6] and holds(base, clock())
+local options = h and h.options(found[6])
+if h and not h.retake_once(id, options) then
+  return { 'once', state }
+end
 local number = integer(redis.call('INCR', counter))
-redis.call('LPUSH', wait, id)
+if not h or h.enqueue(id, options, true) then
+  redis.call('LPUSH', wait, id)
+end
 redis.call('HSET', key, 'nonce', nonce, 'epoch', number)
-redis.call('HDEL', key, 'state', 'attempt', 'runner', 'started_at', 'ended_at', 'output', 'error', 'stack', 'progress', 'recoveries')
+redis.call('HDEL', key, 'state', 'attempt', 'runner', 'started_at', 'ended_at', 'output', 'error', 'stack', 'progress', 'recoveries', 'restarts', 'expires_at')
 if FINAL[state] then -- a reload that its end had overtaken
   redis.call('HDEL', key, 'reload_data')
 end

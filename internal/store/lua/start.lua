@@ -3,8 +3,13 @@
 -- KEYS[1] wait  [2] room
 -- ARGV[1] base, `P:{Q}:`
 -- then for each task: ID, nonce ('' for an ID that the client drew: that ID is its own nonce), n, and n strings: field, value, ...
+-- With -n, what else the start says comes before those, as JSON: `options` as in the task's hash, and
+--   at or delay_ms: when it is due;  expires_ms: how long after that it may wait
+--   once: { key, ttl_ms (0: no end), release (end, start, never: with the TTL only), conflict (refuse, keep, replace) }
+--   most_ms: how long after its first start a task that is replaced may be put off
 --
--- Returns one string per task: `ok`; `exists:STATE` (the ID is waiting or running); `broken:message` (its hash cannot be written);
+-- Returns one string per task: `ok`; `exists:STATE` (the ID is waiting or running); `once:STATE:ID` (the unique key is that task's);
+-- `kept:ID` (that task stands for this one); `broken:message` (its hash cannot be written);
 -- or an error of the whole batch, with nothing in line: {err}.
 local wait, base = KEYS[1], ARGV[1]
 
@@ -44,24 +49,25 @@ local function fresh()
     if ARGV[i + 1] == '' then
       keys[#keys + 1] = tasks .. ARGV[i]
     end
-    i = i + 3 + ARGV[i + 2]
+    local n = tonumber(ARGV[i + 2])
+    i = i + 3 + (n < 0 and 1 - n or n)
   end
   return #keys > 0 and try('EXISTS', unpack(keys)) == 0
 end
 
 local all_fresh = fresh()
 
-local function start(id, nonce, at, n)
-  local key = tasks .. id
+-- Whether the ID of a start is taken; nil if it is free.
+local function taken(id, nonce, key)
   if nonce == '' and all_fresh then
-    return write(id, key, at, n)
+    return nil
   end
   local old = try('HMGET', key, 'nonce', 'state', 'task')
   if failed(old) then
     return fault(old)
   end
   if nonce == '' then -- a hash is there only if this is a replay of a start whose reply was lost: the task may have gone on since
-    return old[3] and 'ok' or write(id, key, at, n)
+    return old[3] and 'ok' or nil
   end
   if old[1] == nonce then
     return 'ok'
@@ -72,17 +78,116 @@ local function start(id, nonce, at, n)
   elseif old[2] or old[3] then
     return 'exists:' .. (old[2] or 'WAIT')
   end
-  return write(id, key, at, n)
+end
+
+-- What only starts that say more than name and data need.
+local function specially()
+  local h = holds(base, now)
+
+  local function attempt(step, ...)
+    local good, reply = pcall(step, ...)
+    if good then
+      return reply
+    end
+    return nil, fault({ err = type(reply) == 'table' and reply.err or tostring(reply) })
+  end
+
+  local function place(id, key, spec)
+    local due = spec.at or (spec.delay_ms and now + spec.delay_ms)
+    due = due and due > tonumber(now) and integer(due)
+    if spec.expires_ms then
+      redis.call('HSET', key, 'expires_at', integer((due or now) + spec.expires_ms))
+    end
+    if due then
+      redis.call('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
+      h.schedule(id, due)
+    elseif h.enqueue(id, spec.options, true) then
+      line[#line + 1] = id
+    end
+    return 'ok'
+  end
+
+  local function put(id, key, spec, at, n)
+    local added = try('HSET', key, 'created_at', now, unpack(ARGV, at, at + n - 1))
+    if failed(added) then
+      return fault(added)
+    end
+    local good, broken = attempt(place, id, key, spec)
+    if broken then
+      redis.call('DEL', key) -- it is on no key that would bring it in line
+    end
+    return good or broken
+  end
+
+  -- A start takes the place of one that has not begun: that one keeps its ID, and for a debounce comes later.
+  local function replace(id, state, spec, at, n)
+    local key = tasks .. id
+    for i = at, at + n - 2, 2 do
+      if ARGV[i] ~= 'nonce' then
+        redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+      end
+    end
+    if state == 'SCHEDULED' and (spec.at or spec.delay_ms) then
+      local due = spec.at or now + spec.delay_ms
+      if spec.most_ms then
+        due = math.min(due, (tonumber(redis.call('HGET', key, 'created_at')) or tonumber(now)) + spec.most_ms)
+      end
+      redis.call('HSET', key, 'due_at', integer(due))
+      h.schedule(id, integer(due))
+    end
+    return 'kept:' .. id
+  end
+
+  local function begin(id, nonce, spec, at, n)
+    local key = tasks .. id
+    local answer = taken(id, nonce, key)
+    if answer then
+      return answer
+    end
+    local once = spec.once
+    if not once then
+      return put(id, key, spec, at, n)
+    end
+    local other, state = h.once(once.key, once.release)
+    if not other or other == id then
+      h.take_once(id, once.key, once.ttl_ms)
+      return put(id, key, spec, at, n)
+    elseif once.conflict == 'keep' then
+      return 'kept:' .. other
+    elseif once.conflict == 'replace' and state ~= 'RUNNING' then
+      return replace(other, state, spec, at, n)
+    end
+    return 'once:' .. state .. ':' .. other
+  end
+
+  return function(...)
+    local answer, broken = attempt(begin, ...)
+    return answer or broken
+  end
+end
+
+local special
+
+local function start(i, n)
+  local id, nonce = ARGV[i], ARGV[i + 1]
+  if n < 0 then
+    special = special or specially()
+    local spec = cjson.decode(ARGV[i + 3])
+    spec.options = spec.options or {}
+    return special(id, nonce, spec, i + 4, -n)
+  end
+  local key = tasks .. id
+  return taken(id, nonce, key) or write(id, key, i + 3, n)
 end
 
 local i = 2
 while i <= #ARGV do
   local n = tonumber(ARGV[i + 2])
-  results[#results + 1] = start(ARGV[i], ARGV[i + 1], i + 3, n)
+  results[#results + 1] = start(i, n)
   if refusal then
     return refusal
   end
-  i = i + 3 + n
+  i = i + 3 + (n < 0 and 1 - n or n)
 end
 if #line > 0 then
   redis.call('LPUSH', wait, unpack(line))

@@ -8,7 +8,7 @@ local scheduled, counter = KEYS[1], KEYS[2]
 local base, id = ARGV[1], ARGV[2]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep', 'options')
 if failed(found) then
   return { 'broken', found.err }
 end
@@ -34,5 +34,6 @@ local now, number = clock(), integer(redis.call('INCR', counter))
 redis.call('HSET', key, 'state', 'STOPPED', 'epoch', number, 'ended_at', now)
 try('ZADD', base .. 'final:' .. index_of('STOPPED', kept), now, id)
 try('ZREM', scheduled, id)
+let_go(base, now, id, task, found[6])
 announce(base, id, 'stopped', 'null', task, number, now)
 return { 'stopped', state }

@@ -65,7 +65,7 @@ end
 
 local function recover(id, member_epoch)
   local key = base .. 'task:' .. id
-  local found = try('HMGET', key, 'task', 'state', 'epoch', 'attempt', 'recoveries', 'started_at', 'keep', 'local')
+  local found = try('HMGET', key, 'task', 'state', 'epoch', 'attempt', 'recoveries', 'started_at', 'keep', 'local', 'options')
   if unreachable(found) then
     return found
   end
@@ -73,6 +73,10 @@ local function recover(id, member_epoch)
     return -- removed, replaced, or already elsewhere: this member owns nothing
   end
   local task = found[1]
+  local function leave(final)
+    local h = holds(base, now)
+    h.safely('leave', id, task or '', h.options(found[9]), final)
+  end
   if found[8] then
     redis.call('DEL', key)
     announce(base, id, 'removed', '{"reason":"runner gone"}', task, integer(redis.call('INCR', counter)), now)
@@ -80,6 +84,7 @@ local function recover(id, member_epoch)
   end
   if try('HGET', control, id) == 'stop' then
     end_task(id, key, task, 'STOPPED', found[7], nil)
+    leave(true)
     done.stopped = done.stopped + 1
     return
   end
@@ -93,10 +98,12 @@ local function recover(id, member_epoch)
     end_task(id, key, task, 'EXCEPTION', found[7],
       'its runner died ' .. recoveries .. ' times while it ran: recovery given up; find out what kills the process, then restart the task')
     redis.call('HSET', key, 'attempt', attempt)
+    leave(true)
     done.poisoned = done.poisoned + 1
     return
   end
   wait_again(id, key, task, recoveries, attempt)
+  leave(false)
 end
 
 while redis.call('EXISTS', inbox) == 1 do

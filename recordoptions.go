@@ -1,0 +1,132 @@
+package redtask
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// recordOptions is the field `options` of a record: what the start of a task says beside its name and data.
+type recordOptions struct {
+	Priority   Priority          `json:"priority,omitempty"`
+	Key        string            `json:"key,omitempty"`
+	Ordered    bool              `json:"ordered,omitempty"`
+	Once       *onceOptions      `json:"once,omitempty"`
+	Retry      *retryOptions     `json:"retry,omitempty"`
+	Supervise  *superviseOptions `json:"supervise,omitempty"`
+	TimeoutMS  int64             `json:"timeout_ms,omitempty"`
+	DeadlineAt int64             `json:"deadline_at,omitempty"` // Unix ms
+	Headers    map[string]string `json:"headers,omitempty"`
+}
+
+type backoffOptions struct {
+	FirstMS  int64   `json:"first_ms,omitempty"`
+	DelaysMS []int64 `json:"delays_ms,omitempty"`
+	MaxMS    int64   `json:"max_ms,omitempty"`
+}
+
+type retryOptions struct {
+	Attempts int  `json:"attempts"`
+	Failures bool `json:"failures,omitempty"`
+	backoffOptions
+}
+
+type superviseOptions struct {
+	Restart     RestartPolicy `json:"restart,omitempty"`
+	StableMS    int64         `json:"stable_ms,omitempty"`
+	MaxRestarts int           `json:"max_restarts,omitempty"`
+	WithinMS    int64         `json:"within_ms,omitempty"`
+	backoffOptions
+}
+
+func (b *Backoff) options(longest time.Duration) backoffOptions {
+	o := backoffOptions{FirstMS: b.first.Milliseconds(), MaxMS: longest.Milliseconds()}
+	for _, delay := range b.delays {
+		o.DelaysMS = append(o.DelaysMS, delay.Milliseconds())
+	}
+	return o
+}
+
+func (o *backoffOptions) backoff() (Backoff, time.Duration) {
+	b := Backoff{first: ms(o.FirstMS)}
+	for _, delay := range o.DelaysMS {
+		b.delays = append(b.delays, ms(delay))
+	}
+	return b, ms(o.MaxMS)
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+func (r *Retry) options() *retryOptions {
+	if r == nil {
+		return nil
+	}
+	return &retryOptions{Attempts: r.Attempts, Failures: r.Failures, backoffOptions: r.Backoff.options(r.MaxDelay)}
+}
+
+func (o *retryOptions) policy() *Retry {
+	if o == nil {
+		return nil
+	}
+	r := &Retry{Attempts: o.Attempts, Failures: o.Failures}
+	r.Backoff, r.MaxDelay = o.backoff()
+	return r
+}
+
+func (s *Supervise) options() *superviseOptions {
+	if s == nil {
+		return nil
+	}
+	return &superviseOptions{
+		Restart: s.Restart, StableMS: s.StableAfter.Milliseconds(), MaxRestarts: s.MaxRestarts, WithinMS: s.Within.Milliseconds(),
+		backoffOptions: s.Backoff.options(s.MaxDelay),
+	}
+}
+
+func (o *superviseOptions) policy() *Supervise {
+	if o == nil {
+		return nil
+	}
+	s := &Supervise{Restart: o.Restart, StableAfter: ms(o.StableMS), MaxRestarts: o.MaxRestarts, Within: ms(o.WithinMS)}
+	s.Backoff, s.MaxDelay = o.backoff()
+	return s
+}
+
+// parseOptions reads what the record of a task says. Anyone may have written it: what is wrong there is told, all faults at once. Names that
+// this version does not know are left to later ones.
+func parseOptions(text string) (*recordOptions, error) {
+	o := &recordOptions{}
+	if err := json.NewDecoder(bytes.NewReader([]byte(text))).Decode(o); err != nil {
+		return o, fmt.Errorf("the task's options are not what they should be: %w; see docs/protocol.md", err)
+	}
+	const where = "the task's options"
+	faults := append(o.Retry.policy().faults(where), o.Supervise.policy().faults(where)...)
+	if o.TimeoutMS < 0 || o.DeadlineAt < 0 {
+		faults = append(faults, fmt.Errorf("%w: %s: timeout_ms and deadline_at must not be negative", ErrInvalid, where))
+	}
+	return o, errors.Join(append(faults, checkPlacing(where, o.Priority, o.Key, o.Ordered)...)...)
+}
+
+// apply lets what a start said take precedence over what the registration of the name says.
+func (r *Run) apply(text string) {
+	if text == "" {
+		return
+	}
+	o, err := parseOptions(text)
+	if err != nil {
+		r.refused = err
+		return
+	}
+	if o.Retry != nil {
+		r.retry, r.supervise = o.Retry.policy().withDefaults(), nil
+	}
+	if o.Supervise != nil {
+		r.supervise, r.retry = o.Supervise.policy().withDefaults(), nil
+	}
+	if o.TimeoutMS > 0 {
+		r.timeout = ms(o.TimeoutMS)
+	}
+	r.deadline, r.headers, r.key, r.priority = o.DeadlineAt, o.Headers, o.Key, o.Priority
+}

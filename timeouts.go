@@ -1,0 +1,65 @@
+package redtask
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redtask/redtask/internal/store"
+)
+
+// endingContext tells those who ask, as an HTTP client does, when a run will be told to stop at the latest. It does not end by itself: a
+// [Stopper] is told first.
+type endingContext struct {
+	context.Context
+	run *Run
+}
+
+func (c endingContext) Deadline() (time.Time, bool) {
+	ends := c.run.ends.Load()
+	return time.Unix(0, ends), ends != 0
+}
+
+// limitTime has the run told when its time is over; the function that it returns ends that.
+func (r *Run) limitTime() (stop func()) {
+	wait, cause := r.timeout, ErrTimedOut
+	if r.deadline > 0 {
+		if left := ms(max(0, r.deadline-r.engine.now())); wait == 0 || left < wait {
+			wait, cause = left, ErrDeadline
+		}
+	}
+	if cause == ErrTimedOut && wait == 0 {
+		return func() {}
+	}
+	r.ends.Store(time.Now().Add(wait).UnixNano())
+	timer := time.AfterFunc(wait, func() { r.tell(cause) })
+	return func() { timer.Stop() }
+}
+
+// overtime is the error of a run that was told that its time is over.
+func (r *Run) overtime(told, err error) error {
+	text := told
+	if told == ErrTimedOut {
+		text = fmt.Errorf("%w of %s", told, r.timeout)
+	} else {
+		text = fmt.Errorf("%w since %s", told, time.UnixMilli(r.deadline).UTC().Format(time.RFC3339))
+	}
+	if err != nil {
+		text = fmt.Errorf("%w; %w", err, text)
+	}
+	if told == ErrDeadline {
+		return NoRetry(text)
+	}
+	return text
+}
+
+// refusal is why a claimed task must not run.
+func refusal(claim *store.Claim) error {
+	switch claim.Refused {
+	case "":
+		return nil
+	case "expired":
+		return ErrExpired
+	}
+	return fmt.Errorf("what it needs to keep its order or its limits cannot be read: %w", store.Broken(claim.Refused))
+}
