@@ -258,7 +258,7 @@ func (o *StartOptions) encode(task *store.NewTask) error {
 		return fmt.Errorf("redtask: start of %s: encode its options: %w", task.Task, err)
 	}
 	task.Spec = string(whole)
-	if string(encoded) != "{}" {
+	if string(encoded) != "{}" || o.Expiry > 0 { // a claim looks at the expiry of those that have options
 		task.Options = string(encoded)
 	}
 	return nil

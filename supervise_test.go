@@ -1,0 +1,115 @@
+package redtask
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A crash loop is seen across runners: each restart here is on another one, and the limit counts them all.
+func TestSuperviseGivesUp(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.RegisterWith("test/crash", failing(errSurprise, errSurprise, errSurprise), TaskOptions{
+			Supervise: &Supervise{Backoff: Constant(time.Hour), MaxRestarts: 2},
+		})
+		client := e.client(t)
+		next := kinds(t, client, "id")
+		_, err := client.StartWith(testContext(t), "test/crash", nil, StartOptions{ID: "id"})
+		require.NoError(t, err)
+		for range 2 {
+			runner := e.runner(t, registry, nil)
+			require.Contains(t, string(next(EventScheduled).Data), `"reason":"supervised"`)
+			require.NoError(t, shutdown(t, runner))
+			require.NoError(t, client.RescheduleIn(testContext(t), "id", 0))
+		}
+		e.runner(t, registry, nil)
+		require.Contains(t, string(next(EventException).Data), "restarted 2 times within 1h0m0s, which is the limit: given up; the last error: surprise")
+		record := wait(t, client, "id")
+		require.Equal(t, StateException, record.State)
+		require.Equal(t, 3, record.Attempt)
+		require.NotEqual(t, record.History[0].Runner, record.History[1].Runner)
+		require.NoError(t, client.Restart(testContext(t), "id"))
+		require.LessOrEqual(t, len(strings.Fields(e.rdb.HGet(testContext(t), e.key("task:id"), "restarts").Val())), 1, "whoever restarts it gives it all its restarts again")
+	})
+}
+
+// A supervised task runs again also when it just returns, a stop ends it, and ErrDone does not.
+func TestSuperviseAlways(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		runs := make(chan int, 100)
+		var n atomic.Int64
+		registry := NewRegistry()
+		registry.Register("test/service", Func(func(ctx context.Context, _ any) error {
+			run := FromContext(ctx)
+			runs <- run.Attempt()
+			switch n.Add(1) {
+			case 1:
+				return nil
+			case 2:
+				return ErrDone
+			case 3:
+				return Failf("odd")
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}))
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id, err := client.StartWith(testContext(t), "test/service", nil, StartOptions{Supervise: &Supervise{Backoff: Constant(time.Millisecond)}})
+		require.NoError(t, err)
+		for want := 1; want <= 4; want++ {
+			require.Equal(t, want, receive(t, "run", runs))
+		}
+		require.NoError(t, client.Stop(testContext(t), id))
+		require.Equal(t, StateStopped, wait(t, client, id).State)
+	})
+}
+
+func TestWhatIsSupervised(t *testing.T) {
+	t.Parallel()
+	at := func(ago ...time.Duration) string {
+		var text []string
+		for _, d := range ago {
+			text = append(text, strconv.FormatInt(time.Now().Add(-d).UnixMilli(), 10))
+		}
+		return strings.Join(text, " ")
+	}
+	for name, c := range map[string]struct {
+		policy   Supervise
+		restarts string
+		age      time.Duration // of the run
+		state    State
+		err      error
+		again    bool
+		kept     int // restarts that count, this one among them
+	}{
+		"always, ended":      {Supervise{}, "", 0, StateEnded, nil, true, 1},
+		"on failure, ended":  {Supervise{Restart: RestartOnFailure}, "", 0, StateEnded, nil, false, 0},
+		"on failure, error":  {Supervise{Restart: RestartOnFailure}, "", 0, StateError, Fail(errSurprise), true, 1},
+		"never":              {Supervise{Restart: RestartNever}, "", 0, StateException, errSurprise, false, 0},
+		"refused":            {Supervise{}, "", 0, StateException, NoRetry(errSurprise), false, 0},
+		"a third":            {Supervise{}, at(time.Minute, time.Second), 0, StateException, errSurprise, true, 3},
+		"old ones forgotten": {Supervise{Within: 30 * time.Second}, at(time.Minute, time.Second), 0, StateException, errSurprise, true, 2},
+		"after a stable run": {Supervise{}, at(time.Minute, time.Second), 2 * time.Minute, StateException, errSurprise, true, 1},
+		"too many":           {Supervise{MaxRestarts: 2}, at(time.Minute, time.Second), 0, StateEnded, nil, false, 0},
+		"junk":               {Supervise{MaxRestarts: 2}, "x y z", 0, StateEnded, nil, true, 1},
+	} {
+		r := &Run{engine: &engine{}, supervise: c.policy.withDefaults(), restarts: c.restarts, born: time.Now().Add(-c.age)}
+		got := r.next(c.state, c.err)
+		require.Equal(t, c.again, got.again, name)
+		if c.again {
+			require.Equal(t, "restarts", got.fields[0], name)
+			require.Len(t, strings.Fields(got.fields[1]), c.kept, name)
+		}
+		if name == "too many" {
+			require.Equal(t, StateException, got.state, "it ends where someone will see it")
+			require.ErrorContains(t, got.err, "each time it just returned")
+		}
+	}
+}
