@@ -78,6 +78,10 @@ func (e *engine) controlQueue(word string) {
 		e.committer.lookAgain()
 	case store.Due:
 		e.promoter.dueAt(max(1, parseInt(at)))
+		select {
+		case e.wakeCron <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -40,6 +40,8 @@ type engine struct {
 	tasks        sync.WaitGroup // tasks that run
 	locals       sync.WaitGroup
 	localContext context.Context
+	wakeCron     chan struct{} // capacity 1
+	cronEntries  []store.Entry // immutable
 	endLocals    context.CancelFunc
 
 	mu   sync.Mutex

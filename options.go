@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redtask/redtask/internal/cleanup"
+	"github.com/redtask/redtask/internal/cron"
 	"github.com/redtask/redtask/internal/monitor"
 )
 
@@ -54,11 +55,16 @@ type RunnerOptions struct {
 	// ends in EXCEPTION, a call with more is refused. Default 1 MiB.
 	MaxData int
 
-	// Locals are the tasks that run in each queue of this runner as part of it. Default: monitor and cleanup as [builtin] configures them by
+	// Locals are the tasks that run in each queue of this runner as part of it. Default: monitor, cleanup and cron as [builtin] configures them by
 	// default; an empty list that is not nil leaves them out: then another runner of the queue must have them.
 	//
 	// [builtin]: https://pkg.go.dev/github.com/redtask/redtask/builtin
 	Locals []Local
+
+	// Cron are entries of the schedule that this runner declares, in the queue of its [Runner.Client]: it writes them to Redis when it
+	// starts, as [Cron.Add] does. An entry that is not declared any more stays, since other runners may declare it still, as in every deploy:
+	// [Cron.Remove] removes it. Default: none.
+	Cron []CronEntry
 
 	// OnException is called in the task's goroutine when a run ends in EXCEPTION, before its state is written, with the run's context but
 	// without its cancellation. A panic in it is logged. Default: none; exceptions are logged anyway.
@@ -114,6 +120,7 @@ func defaultLocals() []Local {
 	return []Local{
 		{Name: monitor.Name, New: func() Task { return monitor.New(monitor.Options{}) }},
 		{Name: cleanup.Name, New: func() Task { return cleanup.New(cleanup.Options{}) }},
+		{Name: cron.Name, New: func() Task { return cron.New(cron.Options{}) }},
 	}
 }
 
@@ -208,7 +215,26 @@ func (o *RunnerOptions) validate() error {
 		add("OnException holds a nil handler")
 	}
 	faults = append(faults, checkLocals(o.Locals)...)
+	faults = append(faults, o.checkCron()...)
 	return errors.Join(faults...)
+}
+
+func (o *RunnerOptions) checkCron() []error {
+	var faults []error
+	if len(o.Cron) > 0 && !slices.ContainsFunc(o.Locals, func(local Local) bool { return local.Name == cron.Name }) {
+		faults = append(faults, fmt.Errorf("%w: Cron declares entries, and Locals leave %s out, which lets them fire", ErrInvalid, cron.Name))
+	}
+	seen := map[string]bool{}
+	for i := range o.Cron {
+		if _, err := o.Cron[i].encode(o.MaxData, true); err != nil {
+			faults = append(faults, err)
+		}
+		if seen[o.Cron[i].Name] {
+			faults = append(faults, fmt.Errorf("%w: cron entry %q is declared twice", ErrInvalid, o.Cron[i].Name))
+		}
+		seen[o.Cron[i].Name] = true
+	}
+	return faults
 }
 
 func checkLocals(locals []Local) []error {

@@ -81,7 +81,13 @@ func (r *Runner) newEngine(rdb redis.UniversalClient, registry *Registry, queue 
 	e := &engine{
 		queue: s.Queue(queue), store: s, runnerID: r.id, options: &r.options, client: r.client.In(queue), concurrency: concurrency,
 		logger: r.options.Logger.With("queue", queue, "runner", r.id), runs: map[string]*Run{}, fail: r.fail,
-		entries: registry.snapshot(),
+		entries: registry.snapshot(), wakeCron: make(chan struct{}, 1),
+	}
+	if queue == mainQueue(r.options.Queues) {
+		for i := range r.options.Cron {
+			entry, _ := r.options.Cron[i].encode(r.options.MaxData, true) // it was tried before
+			e.cronEntries = append(e.cronEntries, *entry)
+		}
 	}
 	for _, local := range r.options.Locals {
 		e.entries[local.Name] = &entry{name: local.Name, factory: local.New, local: true, options: TaskOptions{StopTimeout: defaultStopTimeout}}
@@ -159,7 +165,7 @@ func (r *Runner) Start(ctx context.Context) error {
 }
 
 func (r *Runner) startEngine(e *engine, values, parts, last context.Context) {
-	e.taskContext = store.WithQueue(values, e.queue, e.runnerID)
+	e.taskContext = store.WithRunner(values, &store.Bound{Queue: e.queue, Runner: e.runnerID, Wake: e.wakeCron, Entries: e.cronEntries})
 	e.localContext, e.endLocals = context.WithCancel(parts)
 	for _, serve := range []func(context.Context){e.fetcher.Serve, e.promoter.Serve, e.listen} {
 		r.services.Go(func() { serve(parts) })

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -102,11 +101,8 @@ func (c *Client) newTask(ctx context.Context, request *StartRequest) (*store.New
 	if c.fault != nil {
 		return nil, c.fault
 	}
-	if err := checkName(request.Task); err != nil {
+	if err := checkTask(request.Task); err != nil {
 		return nil, err
-	}
-	if strings.HasPrefix(request.Task, reservedApp) {
-		return nil, fmt.Errorf("%w: task name %q: tasks of redtask/ belong to the runners, which start them themselves", ErrInvalid, request.Task)
 	}
 	data, err := encode("data for task "+request.Task, request.Data, c.shared.maxData)
 	if err != nil {

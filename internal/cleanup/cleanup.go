@@ -66,7 +66,8 @@ func DefaultRetention() []store.Retention {
 }
 
 func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {
-	t.queue, t.runner = store.FromContext(ctx)
+	bound := store.FromContext(ctx)
+	t.queue, t.runner = bound.Queue, bound.Runner
 	return nil
 }
 

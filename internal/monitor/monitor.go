@@ -60,7 +60,7 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {
-	t.queue, _ = store.FromContext(ctx)
+	t.queue = store.FromContext(ctx).Queue
 	return nil
 }
 

@@ -50,7 +50,7 @@ func TestDueTasksGoInLine(t *testing.T) {
 			require.NoError(t, rdb.ZAdd(ctx, "m:{q}:scheduled", redis.Z{Score: at, Member: id}).Err())
 		}
 		task := New(Options{})
-		require.NoError(t, task.Init(store.WithQueue(ctx, queue, "r"), nil))
+		require.NoError(t, task.Init(store.WithRunner(ctx, &store.Bound{Queue: queue, Runner: "r"}), nil))
 		require.NoError(t, task.watch(ctx))
 		require.EqualValues(t, due, rdb.LLen(ctx, "m:{q}:wait").Val())
 		require.EqualValues(t, 1, rdb.ZCard(ctx, "m:{q}:scheduled").Val(), "what is not due yet stays")

@@ -72,7 +72,7 @@ func (f luaFile) used(array string) int {
 }
 
 // shared are parts that are put in front of scripts.
-var shared = []string{"prelude", "holds"}
+var shared = []string{"prelude", "holds", "begins", "stops"}
 
 func TestScriptHeaders(t *testing.T) {
 	t.Parallel()
@@ -117,8 +117,8 @@ func TestScriptFiles(t *testing.T) {
 func digests() map[string]string {
 	names := map[string]string{}
 	for _, s := range []script{
-		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptLeases, scriptPromote, scriptRegister, scriptReload, scriptRemove, scriptRenew,
-		scriptReschedule, scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
+		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptEnter, scriptEntries, scriptFire, scriptLeases, scriptPromote, scriptRegister, scriptReload, scriptRemove, scriptRenew,
+		scriptReschedule, scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSuspend, scriptSweep, scriptTakeOver, scriptUnregister,
 	} {
 		names[s.Hash()] = s.name
 	}

@@ -7,6 +7,7 @@ type keys struct {
 	wait      string
 	scheduled string
 	paused    string
+	cron      string
 	runners   string
 	epoch     string
 	counters  string
@@ -22,6 +23,7 @@ func newKeys(prefix, queue string) keys {
 		wait:      base + "wait",
 		scheduled: base + "scheduled",
 		paused:    base + "paused",
+		cron:      base + "cron",
 		runners:   base + "runners",
 		epoch:     base + "epoch",
 		counters:  base + "counters",
@@ -31,6 +33,7 @@ func newKeys(prefix, queue string) keys {
 	}
 }
 
+func (k keys) entry(name string) string         { return k.base + "cron:" + name }
 func (k keys) task(id string) string            { return k.base + "task:" + id }
 func (k keys) events(id string) string          { return k.base + "events:" + id }
 func (k keys) control(id string) string         { return k.base + "control:" + id }

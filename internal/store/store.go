@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -88,18 +89,25 @@ func (s *Store) Queues(ctx context.Context) ([]string, error) {
 
 type queueKey struct{}
 
-// WithQueue lets the library's own tasks, which run like any other, reach the store of their queue and their runner's ID.
-func WithQueue(ctx context.Context, q *Queue, runner string) context.Context {
-	return context.WithValue(ctx, queueKey{}, bound{q, runner})
+// Bound is what the library's own tasks, which run like any other, have of their runner.
+type Bound struct {
+	Queue   *Queue
+	Runner  string
+	Wake    chan struct{} // capacity 1: something is due, look at once
+	Entries []Entry       // of the schedule, as the runner declares them
 }
 
-type bound struct {
-	queue  *Queue
-	runner string
+// Entry is an entry of the schedule with the fields of its hash, and when it fires first after a time.
+type Entry struct {
+	Name   string
+	Fields map[string]string
+	Next   func(after time.Time) time.Time
 }
 
-// FromContext is the reverse of WithQueue.
-func FromContext(ctx context.Context) (*Queue, string) {
-	b := ctx.Value(queueKey{}).(bound)
-	return b.queue, b.runner
+// WithRunner gives the library's own tasks what they need.
+func WithRunner(ctx context.Context, b *Bound) context.Context {
+	return context.WithValue(ctx, queueKey{}, b)
 }
+
+// FromContext is the reverse of WithRunner.
+func FromContext(ctx context.Context) *Bound { return ctx.Value(queueKey{}).(*Bound) }

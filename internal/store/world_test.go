@@ -39,7 +39,20 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 	"reload waiting": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "w1", rand.Text(), []byte("2")) },
 	"reload running": func(ctx context.Context, e *env) error { return e.queue.Reload(ctx, "run1", rand.Text(), []byte("2")) },
 	"reschedule":     func(ctx context.Context, e *env) error { return e.queue.Reschedule(ctx, "w1", 0, time.Hour) },
-	"restart final":  func(ctx context.Context, e *env) error { return e.queue.Restart(ctx, "end1", "n2") },
+	"entries":        func(ctx context.Context, e *env) error { _, _, _, err := e.queue.DueEntries(ctx, 10); return err },
+	"enter": func(ctx context.Context, e *env) error {
+		return e.queue.Enter(ctx, "new", 2000, map[string]string{"schedule": "@daily", "task": "test/a"})
+	},
+	"suspend": func(ctx context.Context, e *env) error {
+		_, err := e.queue.Suspend(ctx, "due", "paused", "1")
+		return err
+	},
+	"fire": func(ctx context.Context, e *env) error {
+		task := &NewTask{ID: "due@1000", Task: "test/a", Data: "1", Spec: "{}"}
+		_, err := e.queue.Fire(ctx, &Firing{Name: "due", Due: 1000, Next: 2000, Overlap: "replace", Task: task})
+		return err
+	},
+	"restart final": func(ctx context.Context, e *env) error { return e.queue.Restart(ctx, "end1", "n2") },
 	"restart running": func(ctx context.Context, e *env) error {
 		return e.queue.Restart(ctx, "run1", "n2")
 	},
@@ -89,6 +102,10 @@ var touched = map[string]string{
 	"reload waiting":  "scheduled task:w1",
 	"reload running":  "scheduled task:run1 running:r control:r",
 	"reschedule":      "scheduled wait task:w1",
+	"entries":         "cron",
+	"enter":           "cron",
+	"suspend":         "cron cron:due",
+	"fire":            "cron cron:due wait task:w2",
 	"restart final":   "wait epoch task:end1 final:ENDED final:STOPPED",
 	"restart running": "wait epoch task:run1 running:r control:r final:STOPPED",
 	"remove waiting":  "scheduled epoch task:w1 final:ENDED final:kept",
@@ -135,6 +152,8 @@ func (e *env) world() *env {
 		w.do("HSET", w.keys.controlHash(runner), "dead3", Stop)
 	}
 	w.do("HSET", w.keys.counters, "dropped", 1)
+	w.do("ZADD", w.keys.cron, 1000, "due")
+	w.do("HSET", w.keys.entry("due"), "schedule", "@daily", "task", "test/a", "last_id", "w2")
 	w.do("SET", w.keys.cleaner, "r")
 	for _, index := range []string{"ERROR", "EXCEPTION", "STOPPED", "kept"} {
 		w.do("ZADD", w.keys.final(index), 1, "old")
@@ -147,6 +166,7 @@ func (e *env) allKeys() map[string]string {
 	all := map[string]string{
 		"wait": k.wait, "scheduled": k.scheduled, "runners": k.runners, "epoch": k.epoch, "counters": k.counters, "cleaner": k.cleaner,
 		"task:run1": k.task("run1"), "task:dead1": k.task("dead1"), "task:w1": k.task("w1"), "task:end1": k.task("end1"),
+		"task:w2": k.task("w2"), "cron": k.cron, "cron:due": k.entry("due"),
 	}
 	for _, runner := range []string{"r", "idle", "dead"} {
 		all["runner:"+runner], all["running:"+runner] = k.runner(runner), k.running(runner)

@@ -82,6 +82,9 @@ local function announce(base, id, event, data, task, epoch, at)
     ',"task":' .. quote(task or '') .. ',"epoch":' .. epoch .. ',"seq":1,"at":' .. at .. '}')
 end
 
+-- The score of what does not come by itself: the end of the year 9999. Not every server's `inf` is one to Lua.
+local NEVER = '253402300799000'
+
 -- The final states, and `kept`: the names of the final:* indexes.
 local FINAL = { ENDED = true, ERROR = true, EXCEPTION = true, STOPPED = true }
 

@@ -3,10 +3,7 @@
 -- KEYS[1] wait  [2] room
 -- ARGV[1] base, `P:{Q}:`
 -- then for each task: ID, nonce ('' for an ID that the client drew: that ID is its own nonce), n, and n strings: field, value, ...
--- With -n, what else the start says comes before those, as JSON: `options` as in the task's hash, and
---   at or delay_ms: when it is due;  expires_ms: how long after that it may wait
---   once: { key, ttl_ms (0: no end), release (end, start, never: with the TTL only), conflict (refuse, keep, replace) }
---   most_ms: how long after its first start a task that is replaced may be put off
+-- With -n, what else the start says comes before those, as JSON: see begins.lua.
 --
 -- Returns one string per task: `ok`; `exists:STATE` (the ID is waiting or running); `once:STATE:ID` (the unique key is that task's);
 -- `kept:ID` (that task stands for this one); `broken:message` (its hash cannot be written);
@@ -80,101 +77,18 @@ local function taken(id, nonce, key)
   end
 end
 
--- What only starts that say more than name and data need.
-local function specially()
-  local h = holds(base, now)
-
-  local function attempt(step, ...)
-    local good, reply = pcall(step, ...)
-    if good then
-      return reply
-    end
-    return nil, fault({ err = type(reply) == 'table' and reply.err or tostring(reply) })
-  end
-
-  local function place(id, key, spec)
-    local due = spec.at or (spec.delay_ms and now + spec.delay_ms)
-    due = due and due > tonumber(now) and integer(due)
-    if spec.expires_ms then
-      redis.call('HSET', key, 'expires_at', integer((due or now) + spec.expires_ms))
-    end
-    if due then
-      redis.call('HSET', key, 'state', 'SCHEDULED', 'due_at', due)
-      h.schedule(id, due)
-    elseif h.enqueue(id, spec.options, true) then
-      line[#line + 1] = id
-    end
-    return 'ok'
-  end
-
-  local function put(id, key, spec, at, n)
-    local added = try('HSET', key, 'created_at', now, unpack(ARGV, at, at + n - 1))
-    if failed(added) then
-      return fault(added)
-    end
-    local good, broken = attempt(place, id, key, spec)
-    if broken then
-      redis.call('DEL', key) -- it is on no key that would bring it in line
-    end
-    return good or broken
-  end
-
-  -- A start takes the place of one that has not begun: that one keeps its ID, and for a debounce comes later.
-  local function replace(id, state, spec, at, n)
-    local key = tasks .. id
-    for i = at, at + n - 2, 2 do
-      if ARGV[i] ~= 'nonce' then
-        redis.call('HSET', key, ARGV[i], ARGV[i + 1])
-      end
-    end
-    if state == 'SCHEDULED' and (spec.at or spec.delay_ms) then
-      local due = spec.at or now + spec.delay_ms
-      if spec.most_ms then
-        due = math.min(due, (tonumber(redis.call('HGET', key, 'created_at')) or tonumber(now)) + spec.most_ms)
-      end
-      redis.call('HSET', key, 'due_at', integer(due))
-      h.schedule(id, integer(due))
-    end
-    return 'kept:' .. id
-  end
-
-  local function begin(id, nonce, spec, at, n)
-    local key = tasks .. id
-    local answer = taken(id, nonce, key)
-    if answer then
-      return answer
-    end
-    local once = spec.once
-    if not once then
-      return put(id, key, spec, at, n)
-    end
-    local other, state = h.once(once.key, once.release)
-    if not other or other == id then
-      h.take_once(id, once.key, once.ttl_ms)
-      return put(id, key, spec, at, n)
-    elseif once.conflict == 'keep' then
-      return 'kept:' .. other
-    elseif once.conflict == 'replace' and state ~= 'RUNNING' then
-      return replace(other, state, spec, at, n)
-    end
-    return 'once:' .. state .. ':' .. other
-  end
-
-  return function(...)
-    local answer, broken = attempt(begin, ...)
-    return answer or broken
-  end
-end
-
-local special
+local special, plain
 
 local function start(i, n)
   local id, nonce = ARGV[i], ARGV[i + 1]
   if n < 0 then
-    special = special or specially()
-    local spec = cjson.decode(ARGV[i + 3])
-    spec.options = spec.options or {}
-    return special(id, nonce, spec, i + 4, -n)
+    special = special or begins(base, now, fault)
+    local answer = taken(id, nonce, tasks .. id)
+    if not answer then
+      answer, plain = special(id, ARGV[i + 3], { unpack(ARGV, i + 4, i + 3 - n) })
+      line[#line + 1] = plain
+    end
+    return answer
   end
   local key = tasks .. id
   return taken(id, nonce, key) or write(id, key, i + 3, n)
