@@ -3,6 +3,7 @@ package redtask
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -16,7 +17,7 @@ type Retry struct {
 	Attempts int
 	// Backoff says how long to wait after each attempt. Default Exponential(time.Second).
 	Backoff Backoff
-	// MaxDelay bounds what Backoff says, at least 1 ms. Default 1 h.
+	// MaxDelay bounds what Backoff says, at least 1 ms. Default 1 h for [Exponential]; what the others say holds as it is.
 	MaxDelay time.Duration
 	// Failures retries ends in ERROR as well, those that the task itself declared with [Fail]. Default false: only EXCEPTION is retried.
 	Failures bool
@@ -55,7 +56,7 @@ func Constant(delay time.Duration) Backoff { return Delays(delay) }
 func Delays(delays ...time.Duration) Backoff { return Backoff{delays: slices.Clone(delays)} }
 
 // BackoffFunc asks a function of your own, with the number of the attempt that failed, from 1, and its error. It is called in the task's
-// goroutine; what it returns is bounded by zero and MaxDelay. It can be given at registration only, since a function cannot travel.
+// goroutine; what it returns is bounded by zero and MaxDelay. Should it panic, the default is used. It can be given at registration only, since a function cannot travel.
 func BackoffFunc(own func(attempt int, err error) time.Duration) Backoff { return Backoff{own: own} }
 
 func (b *Backoff) faults(where string) []error {
@@ -72,6 +73,14 @@ func (b *Backoff) faults(where string) []error {
 		}
 	}
 	return faults
+}
+
+// longest is the default bound of the delays: those that somebody wrote down need none.
+func (b *Backoff) longest(exponential time.Duration) time.Duration {
+	if b.own != nil || len(b.delays) > 0 {
+		return math.MaxInt64
+	}
+	return exponential
 }
 
 // delay is the wait after the nth failure, from 1.
@@ -96,7 +105,7 @@ func (r *Retry) withDefaults() *Retry {
 		return nil
 	}
 	policy := *r
-	setDefault(&policy.MaxDelay, defaultRetryDelay)
+	setDefault(&policy.MaxDelay, policy.Backoff.longest(defaultRetryDelay))
 	return &policy
 }
 
@@ -188,8 +197,8 @@ func (r *Run) pauseAfter(b *Backoff, n int, err error, longest time.Duration, as
 	}
 	fault := guard(func() error { delay = b.delay(n, err, longest); return nil })
 	if fault != nil {
-		r.Logger().Error("the task's backoff function panicked; the longest delay is used", "error", fault)
-		return longest
+		r.Logger().Error("the task's backoff function panicked; the default backoff is used", "error", fault)
+		return (&Backoff{}).delay(n, err, defaultRetryDelay)
 	}
 	return delay
 }

@@ -25,7 +25,7 @@ type Supervise struct {
 	Restart RestartPolicy
 	// Backoff says how long to wait after the first, second, … restart in a row. Default Exponential(time.Second).
 	Backoff Backoff
-	// MaxDelay bounds what Backoff says, at least 1 ms. Default 1 min.
+	// MaxDelay bounds what Backoff says, at least 1 ms. Default 1 min for [Exponential]; what the others say holds as it is.
 	MaxDelay time.Duration
 	// StableAfter is how long a run lasts that forgets the restarts before it. Default 1 min.
 	StableAfter time.Duration
@@ -42,7 +42,7 @@ func (s *Supervise) withDefaults() *Supervise {
 	}
 	policy := *s
 	setDefault(&policy.Restart, RestartAlways)
-	setDefault(&policy.MaxDelay, time.Minute)
+	setDefault(&policy.MaxDelay, policy.Backoff.longest(time.Minute))
 	setDefault(&policy.StableAfter, time.Minute)
 	setDefault(&policy.MaxRestarts, 100)
 	setDefault(&policy.Within, time.Hour)

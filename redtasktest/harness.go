@@ -35,8 +35,15 @@
 //
 // # Time
 //
-// Runners wait on the real clock: miniredis' FastForward makes keys expire, but moves no due time, lease or timeout, and SetTime
-// makes Redis' clock differ from the runner's. Make such times short in tests instead.
+// With [Options.Clock] a test has a clock of its own, which stands still until [Harness.Advance] moves it. Delays, retries, schedules, rates,
+// expiries, deadlines and unique keys go by it; [Harness.Finish] takes a task through all its retries in no time:
+//
+//	h := redtasktest.NewWith(t, registry, redtasktest.Options{Clock: time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)})
+//	id, err := h.Client.StartWith(t.Context(), "app/remind", mail, redtask.StartOptions{In: 24 * time.Hour})
+//	require.NoError(t, err)
+//	h.Finish(id).RequireState(redtask.StateEnded).RequireRetries(2)
+//
+// Timeouts, leases and what a task itself waits for go by the real clock: make them short in tests.
 package redtasktest
 
 import (
@@ -58,6 +65,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redtask/redtask"
+	"github.com/redtask/redtask/builtin"
 )
 
 const (
@@ -72,12 +80,17 @@ const (
 // Options configure a [Harness]. The zero value works.
 type Options struct {
 	// Runner is what the runner's options start from. Its Prefix is not used: each harness has its own. Defaults that differ from the
-	// engine's: Grace is NoGrace, so that tests end at once; Locals is empty, since nobody dies and little remains in a test; Logger is one whose
+	// engine's: Grace is NoGrace, so that tests end at once; Locals is empty, since nobody dies and little remains in a test, but for the
+	// cron with Clock or Runner.Cron; Logger is one whose
 	// text is shown if the test fails.
 	Runner redtask.RunnerOptions
 
 	// Idle leaves the runner out: tasks that are started stay in line, for [Harness.RequireStarted]. Default false.
 	Idle bool
+
+	// Clock is the time at which the test begins, on a clock that [Harness.Advance] moves. The harness then is on Miniredis, whatever
+	// the environment says, since no other Redis lets its clock be set. Default: the real clock.
+	Clock time.Time
 
 	// RedisURL is the server to test on, `redis://user:password@host:port/db`, `rediss://…` for TLS; no Cluster. Default: what the
 	// environment variable REDTASK_TEST_REDIS_URL says, else Miniredis.
@@ -98,6 +111,7 @@ type Harness struct {
 	Prefix    string                // of all keys, for clients that the code under test makes itself
 
 	t        testing.TB
+	fake     bool // the clock is that of Options.Clock
 	timeout  time.Duration
 	log      *logBuffer
 	recorder *recorder
@@ -119,7 +133,16 @@ func NewWith(t testing.TB, registry *redtask.Registry, options Options) *Harness
 	h := &Harness{
 		Prefix: "redtasktest-" + rand.Text(), t: t, timeout: cmp.Or(options.Timeout, defaultTimeout), log: &logBuffer{}, recorder: newRecorder(),
 	}
+	if h.fake = !options.Clock.IsZero(); h.fake {
+		if cmp.Or(options.RedisURL, Miniredis) != Miniredis {
+			t.Fatalf("redtasktest: Options.Clock with Options.RedisURL %s: the clock of a server cannot be set; leave one of them out", options.RedisURL)
+		}
+		options.RedisURL = Miniredis
+	}
 	h.connect(cmp.Or(options.RedisURL, os.Getenv(Environment), Miniredis))
+	if h.fake {
+		h.Miniredis.SetTime(options.Clock)
+	}
 	grace := cmp.Or(options.Runner.Grace, redtask.NoGrace)
 	t.Cleanup(func() { h.close(max(0, grace)) })
 	h.makeClient(options.Runner.Queues)
@@ -171,11 +194,14 @@ func (h *Harness) watch(queue string) {
 func (h *Harness) startRunner(registry *redtask.Registry, options redtask.RunnerOptions) {
 	h.t.Helper()
 	options.Prefix = h.Prefix
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	if options.Locals == nil {
 		options.Locals = []redtask.Local{}
 	}
-	if options.Logger == nil {
-		options.Logger = slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if len(options.Locals) == 0 && (h.fake || len(options.Cron) > 0) {
+		options.Locals = []redtask.Local{builtin.Cron(builtin.CronOptions{Logger: options.Logger})}
 	}
 	runner, err := redtask.NewRunner(h.Redis, registry, options)
 	if err == nil {

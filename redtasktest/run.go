@@ -2,6 +2,7 @@ package redtasktest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -170,6 +171,22 @@ type Result struct {
 	Events Events          // all of them, of every run that its ID had, in order; the last one is final
 
 	t testing.TB
+}
+
+// RequireRetries fails the test unless the task's policy, [redtask.Retry] or [redtask.Supervise], made it run again so many times.
+func (r *Result) RequireRetries(n int) *Result {
+	r.t.Helper()
+	found := 0
+	for _, event := range r.Events {
+		var data struct{ Reason string }
+		if event.Event == redtask.EventScheduled && json.Unmarshal(event.Data, &data) == nil && (data.Reason == "retry" || data.Reason == "supervised") {
+			found++
+		}
+	}
+	if found != n {
+		r.t.Fatalf("redtasktest: task %s was retried %d times, not %d%s", r.Record.ID, found, n, r.Events.listing())
+	}
+	return r
 }
 
 // RequireState fails the test, with the task's error, stack and events, if the task did not end in this state. It returns the result.
