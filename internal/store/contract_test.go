@@ -118,7 +118,7 @@ func digests() map[string]string {
 	names := map[string]string{}
 	for _, s := range []script{
 		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptLeases, scriptPromote, scriptRegister, scriptReload, scriptRemove, scriptRenew,
-		scriptReschedule, scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
+		scriptReschedule, scriptReserve, scriptRestart, scriptRetry, scriptStart, scriptStop, scriptSweep, scriptTakeOver, scriptUnregister,
 	} {
 		names[s.Hash()] = s.name
 	}

@@ -28,6 +28,7 @@ var (
 	scriptReserve    = load("reserve")
 	scriptReschedule = load("reschedule", "holds")
 	scriptRestart    = load("restart", "holds")
+	scriptRetry      = load("retry", "holds")
 	scriptStart      = load("start", "holds")
 	scriptStop       = load("stop", "holds")
 	scriptSweep      = load("sweep")

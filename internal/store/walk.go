@@ -194,7 +194,7 @@ func (l *line) next(ctx context.Context, q *Queue, _ int) ([]string, bool, error
 		return nil, false, fmt.Errorf("read %s: %w", l.key, errGrows)
 	}
 	l.offset += MaxBatch
-	l.ended = len(ids) < MaxBatch // later pages would show what new IDs shift there, for ever
+	l.ended = len(ids) < MaxBatch // all that was there is passed: a later page would show what new IDs shifted there
 	return ids, len(ids) > 0, nil
 }
 

@@ -206,6 +206,20 @@ func TestWalkOfALineThatMoves(t *testing.T) {
 	})
 }
 
+// What is added once the right end was seen is new.
+func TestWalkOfALineEndsAtItsEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.push(e.keys.wait, numbered("w", MaxBatch+10)...)
+		pages := 0
+		e.walk("wait", func([]string) int {
+			pages++
+			e.push(e.keys.wait, numbered("new", MaxBatch-10)...)
+			return 0
+		})
+		require.LessOrEqual(t, pages, 7)
+	})
+}
+
 // A line that grows as fast as it is walked says so; a walk for ever would be worse.
 func TestWalkOfALineThatOutgrowsIt(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -1,14 +1,15 @@
 -- Stops a task: one that waits at once, one that runs by an intent that its runner cannot miss. Called by Queue.Stop.
 --
 -- KEYS[1] scheduled  [2] epoch  [3] room
--- ARGV[1] base, `P:{Q}:`  [2] ID
+-- ARGV[1] base, `P:{Q}:`  [2] ID  [3] `STATE:EPOCH:NONCE` of the task that is meant, or nothing
 --
--- Returns {outcome, state before}: `stopped` (it is STOPPED now, or was already), `told` (its runner will), `final`, `missing`, `broken` (message).
+-- Returns {outcome, state before}: `stopped` (it is STOPPED now, or was already), `told` (its runner will), `final`, `missing`, `moved` (it is
+-- not as it was meant: nothing was done), `broken` (message).
 local scheduled, counter = KEYS[1], KEYS[2]
-local base, id = ARGV[1], ARGV[2]
+local base, id, meant = ARGV[1], ARGV[2], ARGV[3]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep', 'options')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep', 'options', 'nonce')
 if failed(found) then
   return { 'broken', found.err }
 end
@@ -21,6 +22,9 @@ if state == 'STOPPED' then
 end
 if FINAL[state] then
   return { 'final', state }
+end
+if meant and meant ~= state .. ':' .. (epoch or '') .. ':' .. (found[7] or '') then
+  return { 'moved', state }
 end
 make_room()
 if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
