@@ -233,6 +233,27 @@ func producerCalls(t *testing.T, producer *env) {
 	_, err = client.WatchQueue(ctx)
 	require.NoError(t, err)
 	producerPlaces(t, client)
+	manyTasks(t, client)
+}
+
+// manyTasks are the calls for many tasks at once, and for each state where they look.
+func manyTasks(t *testing.T, client *Client) {
+	ctx := testContext(t)
+	ids, err := client.StartMany(ctx, []StartRequest{{Task: "test/many"}, {Task: "test/many"}, {Task: "test/many", StartOptions: StartOptions{In: time.Hour}}})
+	require.NoError(t, err)
+	require.NoError(t, client.Retry(ctx, ids[2]))
+	for _, state := range []State{StateWait, StateScheduled, StateRunning} {
+		_, err := client.StopMany(ctx, Filter{State: state, Task: "test/many", NewerThan: time.Hour})
+		require.NoError(t, err)
+	}
+	_, err = client.RetryMany(ctx, Filter{State: StateException, Task: "test/many"})
+	require.NoError(t, err)
+	_, err = client.RestartMany(ctx, Filter{State: StateStopped, Task: "test/many"})
+	require.NoError(t, err)
+	for _, state := range []State{StateWait, StateStopped} {
+		_, err = client.RemoveMany(ctx, Filter{State: state, Task: "test/many"})
+		require.NoError(t, err)
+	}
 }
 
 // producerPlaces are starts that say more than name and data.

@@ -162,6 +162,16 @@ func (c *Client) Restart(ctx context.Context, id string) error {
 	return public(c.queue.Restart(ctx, id, newID()))
 }
 
+// Retry runs a task again now that failed or is to run later: one that ended in ERROR or EXCEPTION as [Client.Restart] does, one that is
+// SCHEDULED, for another attempt or by a delayed start, with its attempts counted on. One in line is left alone. A [*ConflictError] is one that
+// runs ([ErrRunning]), and one that is ENDED or STOPPED ([ErrFinal]).
+func (c *Client) Retry(ctx context.Context, id string) error {
+	if err := c.check(id); err != nil {
+		return err
+	}
+	return public(c.queue.Retry(ctx, id, newID()))
+}
+
 // Remove removes a task that does not run, in line or final, with its record. A task that is gone already is no error; one that runs is
 // [ErrRunning].
 func (c *Client) Remove(ctx context.Context, id string) error {

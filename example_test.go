@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
@@ -395,4 +397,47 @@ func ExampleContextProvider() {
 	// turnover for acme
 	// close tenant
 	// ENDED
+}
+
+// A bad deploy: tasks failed by the hundred, and are to run again once it is mended.
+func ExampleClient_RetryMany() {
+	var mended atomic.Bool
+	registry := redtask.NewRegistry()
+	registry.Register("mail/send", redtask.Func(func(context.Context, string) error {
+		if !mended.Load() {
+			return errors.New("no template named welcome")
+		}
+		return nil
+	}))
+	client, stop := startRunner(registry)
+	defer stop()
+	ids := must(client.StartMany(ctx, slices.Repeat([]redtask.StartRequest{{Task: "mail/send", Data: "ada@example.com"}}, 200)))
+	for _, id := range ids {
+		must(client.Wait(ctx, id))
+	}
+
+	mended.Store(true)
+	done := must(client.RetryMany(ctx, redtask.Filter{State: redtask.StateException, Task: "mail/*", Error: "no template"}))
+	fmt.Println("run again:", done.Done)
+	for _, id := range ids {
+		must(client.Wait(ctx, id))
+	}
+	fmt.Println("ended:", must(client.Counts(ctx)).Ended)
+	// Output:
+	// run again: 200
+	// ended: 200
+}
+
+func ExampleClient_Retry() {
+	registry := redtask.NewRegistry()
+	registry.Register("report/make", redtask.FuncOut(func(_ context.Context, month string) (string, error) {
+		return "report of " + month, nil
+	}))
+	client, stop := startRunner(registry)
+	defer stop()
+
+	id := must(client.StartWith(ctx, "report/make", "May", redtask.StartOptions{In: 24 * time.Hour}))
+	check(client.Retry(ctx, id)) // it need not wait for tomorrow
+	fmt.Println(string(must(client.Wait(ctx, id)).Output))
+	// Output: "report of May"
 }

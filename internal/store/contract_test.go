@@ -117,8 +117,9 @@ func TestScriptFiles(t *testing.T) {
 func digests() map[string]string {
 	names := map[string]string{}
 	for _, s := range []script{
-		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptEnter, scriptEntries, scriptFire, scriptLeases, scriptPromote, scriptRegister, scriptReload, scriptRemove, scriptRenew,
-		scriptReschedule, scriptReserve, scriptRestart, scriptStart, scriptStop, scriptSuspend, scriptSweep, scriptTakeOver, scriptUnregister,
+		scriptAdopt, scriptCommit, scriptCounts, scriptDue, scriptEnter, scriptEntries, scriptFire, scriptLeases, scriptPromote, scriptRegister,
+		scriptReload, scriptRemove, scriptRenew, scriptReschedule, scriptReserve, scriptRestart, scriptRetry, scriptStart, scriptStop, scriptSuspend,
+		scriptSweep, scriptTakeOver, scriptUnregister,
 	} {
 		names[s.Hash()] = s.name
 	}

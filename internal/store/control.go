@@ -35,13 +35,41 @@ func (q *Queue) Reload(ctx context.Context, id, nonce string, data []byte) error
 // Restart runs a task again; nonce makes a replayed call harmless.
 func (q *Queue) Restart(ctx context.Context, id, nonce string) error {
 	outcome, err := q.control(ctx, scriptRestart, id, []string{q.keys.wait, q.keys.epoch}, nonce)
-	if outcome == "once" {
+	return restarted(id, outcome, err)
+}
+
+// restarted says what hinders a restart.
+func restarted(id, outcome string, err error) error {
+	switch outcome {
+	case "once":
 		return &StateError{ID: id, State: "final", Reason: errors.New("another task has its unique key by now; wait for that one, or start anew")}
-	}
-	if outcome == "stopping" {
+	case "stopping":
 		return &StateError{ID: id, State: "RUNNING", Reason: errors.New("it is being stopped, which beats a restart; restart it when it is STOPPED")}
 	}
 	return err
+}
+
+// Retry puts a task that is scheduled in line at once, and restarts one that failed; nonce makes a replayed call harmless.
+func (q *Queue) Retry(ctx context.Context, id, nonce string) error {
+	reply, err := q.run(ctx, scriptRetry, []string{q.keys.wait, q.keys.scheduled}, q.keys.base, id, nonce)
+	if err != nil {
+		return fmt.Errorf("task %q: %w", id, err)
+	}
+	outcome, err := q.outcome(scriptRetry.name, id, reply)
+	switch outcome {
+	case "failed":
+		return q.restartAs(ctx, id, nonce, text(reply.([]any)[1]))
+	case "running":
+		reason := fmt.Errorf("it has not failed; restart it to make it start over, or %w", ErrRunning)
+		return &StateError{ID: id, State: "RUNNING", Reason: reason}
+	}
+	return err
+}
+
+// restartAs restarts a task if it is as it was read.
+func (q *Queue) restartAs(ctx context.Context, id, nonce, meant string) error {
+	outcome, err := q.control(ctx, scriptRestart, id, []string{q.keys.wait, q.keys.epoch}, nonce, meant)
+	return restarted(id, outcome, err)
 }
 
 func (q *Queue) control(ctx context.Context, s script, id string, keys []string, args ...any) (string, error) {
@@ -49,19 +77,26 @@ func (q *Queue) control(ctx context.Context, s script, id string, keys []string,
 	if err != nil {
 		return "", fmt.Errorf("task %q: %w", id, err)
 	}
+	return q.outcome(s.name, id, reply)
+}
+
+// outcome reads the answer of a script about one task.
+func (q *Queue) outcome(what, id string, reply any) (string, error) {
 	v, err := list(reply)
 	if err != nil || len(v) != 2 {
-		return "", badReply(s.name, reply)
+		return "", badReply(what, reply)
 	}
 	switch outcome, detail := text(v[0]), text(v[1]); outcome {
 	case "missing":
-		return outcome, fmt.Errorf("%s %q in queue %q: %w", s.name, id, q.name, ErrMissing)
+		return outcome, fmt.Errorf("%s %q in queue %q: %w", what, id, q.name, ErrMissing)
 	case "running":
 		return outcome, &StateError{ID: id, State: detail, Reason: ErrRunning}
 	case "final":
 		return outcome, &StateError{ID: id, State: detail, Reason: ErrFinal}
+	case "moved":
+		return outcome, &StateError{ID: id, State: detail, Reason: errMoved}
 	case "broken":
-		return outcome, fmt.Errorf("%s %q: %w", s.name, id, explain(errors.New(detail)))
+		return outcome, fmt.Errorf("%s %q: %w", what, id, explain(errors.New(detail)))
 	default:
 		return outcome, nil
 	}

@@ -58,17 +58,26 @@ var plainCalls = map[string]func(ctx context.Context, e *env) error{
 	"get many": func(ctx context.Context, e *env) error { _, err := e.queue.GetMany(ctx, []string{"t"}); return err },
 	"page":     func(ctx context.Context, e *env) error { _, _, err := e.queue.Page(ctx, "wait", "", 10); return err },
 	"running":  func(ctx context.Context, e *env) error { _, _, err := e.queue.Page(ctx, "running", "", 10); return err },
-	"runners":  func(ctx context.Context, e *env) error { _, err := e.queue.Runners(ctx); return err },
-	"owned":    func(ctx context.Context, e *env) error { _, err := e.queue.Owned(ctx, "r"); return err },
-	"owns":     func(ctx context.Context, e *env) error { _, err := e.queue.Owns(ctx, "r", "1:t"); return err },
-	"intents":  func(ctx context.Context, e *env) error { _, err := e.queue.Intents(ctx, "r"); return err },
-	"silence":  func(ctx context.Context, e *env) error { _, _, err := e.queue.Silence(ctx, "r"); return err },
-	"data":     func(ctx context.Context, e *env) error { _, err := e.queue.ReloadData(ctx, "t"); return err },
-	"field":    func(ctx context.Context, e *env) error { _, err := e.queue.Field(ctx, "t", "data"); return err },
-	"epoch":    func(ctx context.Context, e *env) error { _, err := e.queue.ReserveEpoch(ctx); return err },
-	"count":    func(ctx context.Context, e *env) error { return e.queue.Count(ctx, "stuck", 1) },
-	"control":  func(ctx context.Context, e *env) error { return closed(e.queue.SubscribeControl(ctx)) },
-	"events":   func(ctx context.Context, e *env) error { return closed(e.queue.SubscribeEvents(ctx, "t")) },
+	"walk":     func(ctx context.Context, e *env) error { return e.walkAll(ctx) },
+	"look": func(ctx context.Context, e *env) error {
+		_, err := e.queue.Look(ctx, []string{"t"}, "ended_at", true)
+		return err
+	},
+	"change": func(ctx context.Context, e *env) error {
+		_, err := e.queue.Change(ctx, Stop, []Found{{ID: "t", State: "WAIT"}}, "n")
+		return err
+	},
+	"runners": func(ctx context.Context, e *env) error { _, err := e.queue.Runners(ctx); return err },
+	"owned":   func(ctx context.Context, e *env) error { _, err := e.queue.Owned(ctx, "r"); return err },
+	"owns":    func(ctx context.Context, e *env) error { _, err := e.queue.Owns(ctx, "r", "1:t"); return err },
+	"intents": func(ctx context.Context, e *env) error { _, err := e.queue.Intents(ctx, "r"); return err },
+	"silence": func(ctx context.Context, e *env) error { _, _, err := e.queue.Silence(ctx, "r"); return err },
+	"data":    func(ctx context.Context, e *env) error { _, err := e.queue.ReloadData(ctx, "t"); return err },
+	"field":   func(ctx context.Context, e *env) error { _, err := e.queue.Field(ctx, "t", "data"); return err },
+	"epoch":   func(ctx context.Context, e *env) error { _, err := e.queue.ReserveEpoch(ctx); return err },
+	"count":   func(ctx context.Context, e *env) error { return e.queue.Count(ctx, "stuck", 1) },
+	"control": func(ctx context.Context, e *env) error { return closed(e.queue.SubscribeControl(ctx)) },
+	"events":  func(ctx context.Context, e *env) error { return closed(e.queue.SubscribeEvents(ctx, "t")) },
 	"blocker": func(ctx context.Context, e *env) error {
 		blocker, err := e.queue.NewBlocker(ctx, "r")
 		if err != nil {

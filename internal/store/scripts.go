@@ -31,6 +31,7 @@ var (
 	scriptReserve    = load("reserve")
 	scriptReschedule = load("reschedule", "holds")
 	scriptRestart    = load("restart", "holds")
+	scriptRetry      = load("retry", "holds")
 	scriptStart      = load("start", "holds", "begins")
 	scriptStop       = load("stop", "holds", "stops")
 	scriptSuspend    = load("suspend")

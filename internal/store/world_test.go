@@ -56,8 +56,9 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 	"restart running": func(ctx context.Context, e *env) error {
 		return e.queue.Restart(ctx, "run1", "n2")
 	},
-	"remove waiting": func(ctx context.Context, e *env) error { return e.queue.Remove(ctx, "w1") },
-	"remove final":   func(ctx context.Context, e *env) error { return e.queue.Remove(ctx, "end1") },
+	"retry scheduled": func(ctx context.Context, e *env) error { return e.queue.Retry(ctx, "s1", "n2") },
+	"remove waiting":  func(ctx context.Context, e *env) error { return e.queue.Remove(ctx, "w1") },
+	"remove final":    func(ctx context.Context, e *env) error { return e.queue.Remove(ctx, "end1") },
 	"start": func(ctx context.Context, e *env) error {
 		_, err := e.queue.Start(ctx, []NewTask{{ID: "new", Nonce: "n", Task: "test/a"}, {ID: "end1", Nonce: "n2", Task: "test/a"}})
 		return err
@@ -108,6 +109,7 @@ var touched = map[string]string{
 	"fire":            "cron cron:due wait task:w2",
 	"restart final":   "wait epoch task:end1 final:ENDED final:STOPPED",
 	"restart running": "wait epoch task:run1 running:r control:r final:STOPPED",
+	"retry scheduled": "wait scheduled",
 	"remove waiting":  "scheduled epoch task:w1 final:ENDED final:kept",
 	"remove final":    "scheduled epoch task:end1 final:ENDED final:kept",
 	"start":           "wait task:end1 final:ENDED final:kept",

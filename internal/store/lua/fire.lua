@@ -38,7 +38,7 @@ local function start(last)
     if overlap == 'skip' then
       return 'overlap'
     end
-    stop_task(base, last, base .. 'scheduled', base .. 'epoch')
+    stop_task(base, last, nil, base .. 'scheduled', base .. 'epoch')
   end
   local answer, plain = begins(base, now, fault)(id, json, { unpack(ARGV, 8) })
   if plain then

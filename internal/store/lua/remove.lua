@@ -1,19 +1,22 @@
 -- Removes a task that does not run, with its record. An ID left in `wait` is dropped by the next claim. Called by Queue.Remove.
 --
 -- KEYS[1] scheduled  [2] epoch  [3] room
--- ARGV[1] base, `P:{Q}:`  [2] ID
+-- ARGV[1] base, `P:{Q}:`  [2] ID  [3] `STATE:EPOCH:NONCE` of the task that is meant, or nothing
 --
--- Returns `removed`, `missing` or `running`.
+-- Returns `removed`, `missing`, `running`, or `moved` (it is not as it was meant: nothing was done).
 local scheduled, counter = KEYS[1], KEYS[2]
-local base, id = ARGV[1], ARGV[2]
+local base, id, meant = ARGV[1], ARGV[2], ARGV[3]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options', 'nonce')
 if failed(found) then
   found = { 'a key of another type' }
 end
 if found[2] == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (found[3] or ''), (found[4] or '') .. ':' .. id) == 1 then
   return 'running'
+end
+if meant and found[1] and meant ~= (found[2] or 'WAIT') .. ':' .. (found[4] or '') .. ':' .. (found[6] or '') then
+  return 'moved'
 end
 local now = clock()
 unindex(base, id)

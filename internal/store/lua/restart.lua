@@ -2,10 +2,12 @@
 --
 -- KEYS[1] wait  [2] epoch  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID  [3] nonce of this call: a replay whose reply was lost changes nothing
+-- ARGV[4] `STATE:EPOCH:NONCE` of the task that is meant, or nothing
 --
--- Returns {outcome, state before}: `waiting`, `told`, `stopping` (a stop is pending, and wins), `once` (its unique key is another task's), `missing`, `broken` (message).
+-- Returns {outcome, state before}: `waiting`, `told`, `stopping` (a stop is pending, and wins), `once` (its unique key is another task's),
+-- `missing`, `moved` (it is not as it was meant: nothing was done), `broken` (message).
 local wait, counter = KEYS[1], KEYS[2]
-local base, id, nonce = ARGV[1], ARGV[2], ARGV[3]
+local base, id, nonce, meant = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key = base .. 'task:' .. id
 
 local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'nonce', 'options')
@@ -15,6 +17,9 @@ end
 local task, state, runner, epoch = found[1], found[2] or 'WAIT', found[3], found[4]
 if not task and redis.call('EXISTS', key) == 0 then
   return { 'missing', '' }
+end
+if found[5] ~= nonce and meant and meant ~= state .. ':' .. (epoch or '') .. ':' .. (found[5] or '') then
+  return { 'moved', state }
 end
 if found[5] == nonce or state == 'WAIT' or state == 'SCHEDULED' then
   return { 'waiting', state }

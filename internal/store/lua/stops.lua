@@ -1,7 +1,7 @@
 -- Shared by the scripts that stop tasks, after holds. Returns what stop.lua tells.
-local function stop_task(base, id, scheduled, counter)
+local function stop_task(base, id, meant, scheduled, counter)
   local key = base .. 'task:' .. id
-  local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep', 'options')
+  local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'keep', 'options', 'nonce')
   if failed(found) then
     return { 'broken', found.err }
   end
@@ -14,6 +14,9 @@ local function stop_task(base, id, scheduled, counter)
   end
   if FINAL[state] then
     return { 'final', state }
+  end
+  if meant and meant ~= state .. ':' .. (epoch or '') .. ':' .. (found[7] or '') then
+    return { 'moved', state }
   end
   make_room()
   if state == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (runner or ''), (epoch or '') .. ':' .. id) == 1 then
