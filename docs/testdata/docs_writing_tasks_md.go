@@ -45,3 +45,5 @@ var (
 	importRow   func(ctx context.Context, source string, row int) (more bool, err error)
 	signUp      func(ctx context.Context, client *redtask.Client, address string) error
 )
+
+var saveCustomer func(ctx context.Context, name, mail string) error

@@ -8,7 +8,7 @@ local scheduled, counter = KEYS[1], KEYS[2]
 local base, id = ARGV[1], ARGV[2]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options', 'log')
 if failed(found) then
   found = { 'a key of another type' }
 end
@@ -19,6 +19,9 @@ local now = clock()
 unindex(base, id)
 redis.call('ZREM', scheduled, id)
 let_go(base, now, id, found[1], found[5])
+if found[6] then
+  redis.call('DEL', base .. 'log:' .. id)
+end
 if redis.call('DEL', key) == 0 then
   return 'missing'
 end
