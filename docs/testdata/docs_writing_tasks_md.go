@@ -14,6 +14,8 @@ type (
 	Price struct{}
 	Order struct{ ID string }
 	Store struct{}
+
+	Statement struct{ Total int }
 )
 
 type Archive struct{ store *Store }
