@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/redtask/redtask"
 )
@@ -57,4 +58,39 @@ func ExampleOutput() {
 	statement := must(redtask.Output[Statement](record))
 	fmt.Println(record.Task, statement.Total)
 	// Output: billing/statement 3
+}
+
+func ExampleClient_WaitMany() {
+	client, stop := startRunner(statements())
+	defer stop()
+
+	ids := must(client.StartMany(ctx, []redtask.StartRequest{
+		{Task: "billing/statement", Data: []int{5, 7}},
+		{Task: "billing/statement"},
+		{Task: "billing/statement", Data: []int{1}},
+	}))
+	for _, record := range must(client.WaitMany(ctx, ids)) { // in the order of the IDs
+		fmt.Printf("%s %s%s\n", record.State, record.Output, record.Error)
+	}
+	// Output:
+	// ENDED {"Total":12}
+	// ERROR nothing was bought
+	// ENDED {"Total":1}
+}
+
+func ExampleClient_WaitEach() {
+	client, stop := startRunner(statements())
+	defer stop()
+
+	ids := must(client.StartMany(ctx, []redtask.StartRequest{
+		{Task: "billing/statement", Data: []int{5, 7}},
+		{Task: "billing/statement", Data: []int{1}},
+	}))
+	var totals []int
+	for record, err := range client.WaitEach(ctx, ids) { // as they end
+		check(err)
+		totals = append(totals, must(redtask.Output[Statement](record)).Total)
+	}
+	fmt.Println(slices.Max(totals), "of", len(totals))
+	// Output: 12 of 2
 }
