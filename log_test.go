@@ -227,6 +227,7 @@ func TestLogWithLostReplies(t *testing.T) {
 			require.Equal(t, "ENDED", waitPlain(t, e, id)["state"])
 			require.Equal(t, want, messages(readLog(t, client, id)))
 		}
+		require.False(t, e.log.has("could not write the task's record"), "nothing is said again after the end")
 	})
 }
 
@@ -303,7 +304,9 @@ func TestLogOfAReload(t *testing.T) {
 					return nil
 				},
 				start: func(ctx context.Context) error {
-					FromContext(ctx).Logger().Info("start " + data)
+					if data != "silent" {
+						FromContext(ctx).Logger().Info("start " + data)
+					}
 					running <- data
 					<-ctx.Done()
 					FromContext(ctx).Logger().Info("end " + data)
@@ -319,10 +322,16 @@ func TestLogOfAReload(t *testing.T) {
 		eventually(t, "the reload has failed", func() bool { return e.log.has("reload failed") })
 		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
 		require.Equal(t, "two", receive(t, "runs", running))
+		require.NoError(t, client.ReloadWith(testContext(t), id, "silent"))
+		require.Equal(t, "silent", receive(t, "runs", running))
+		eventually(t, "what it said in Init is there, although it says nothing now", func() bool {
+			return slices.Contains(messages(readLog(t, client, id)), "init silent")
+		})
 		require.NoError(t, client.Stop(testContext(t), id))
 		wait(t, client, id)
 		require.Equal(t, []string{
-			"init one", "start one", "reload failed; the task goes on with its old data", "end one", "init two", "start two", "end two",
+			"init one", "start one", "reload failed; the task goes on with its old data", "end one", "init two", "start two", "end two", "init silent",
+			"end silent",
 		}, messages(readLog(t, client, id)))
 	})
 }
@@ -409,18 +418,12 @@ func TestLogStress(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		const tasks, goroutines, written = 4, 8, 50
 		var beyond sync.WaitGroup
-		stop := make(chan struct{})
 		registry := withLog(MaxLogLines, func(ctx context.Context, _ json.RawMessage) error {
 			log := FromContext(ctx).Logger()
 			beyond.Go(func() {
-				for n := 0; ; n++ {
-					select {
-					case <-stop:
-						return
-					default:
-						log.Debug("beyond", "n", n)
-						log.With("n", n).WithGroup("g").Error("beyond")
-					}
+				for n := range 10 * written {
+					log.Debug("beyond", "n", n)
+					log.With("n", n).WithGroup("g").Error("beyond")
 				}
 			})
 			var writers sync.WaitGroup
@@ -441,7 +444,6 @@ func TestLogStress(t *testing.T) {
 		for _, id := range ids {
 			require.Equal(t, StateEnded, wait(t, client, id).State)
 		}
-		close(stop)
 		beyond.Wait()
 		for _, id := range ids {
 			requireAllLines(t, readLog(t, client, id), goroutines, written)
@@ -493,6 +495,54 @@ func TestLogWithoutEnd(t *testing.T) {
 	})
 }
 
+// A Logger that is used after the end neither panics nor writes, nor fills memory.
+func TestLogAfterTheEnd(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		runs := make(chan *Run, 1)
+		runner := e.runner(t, withLog(100, func(ctx context.Context, _ json.RawMessage) error {
+			FromContext(ctx).Logger().Info("in time")
+			runs <- FromContext(ctx)
+			return nil
+		}), nil)
+		id := start(t, runner.Client(), "test/log", nil)
+		wait(t, runner.Client(), id)
+		run := receive(t, "it ran", runs)
+		run.Logger().Info("late")
+		run.Logger().With("a", 1).Info("later")
+		require.Empty(t, run.log.lines)
+		require.Equal(t, []string{"in time"}, messages(readLog(t, runner.Client(), id)))
+		require.True(t, e.log.has("msg=late") && e.log.has("msg=later"), "the runner's log has it")
+	})
+}
+
+// What a batch had no room for: of a run that goes on it stands behind the others, of one that has ended before them.
+func TestLogLeftByABatch(t *testing.T) {
+	t.Parallel()
+	for _, ended := range []bool{false, true} {
+		run := &Run{engine: &engine{}}
+		run.log = newRunLog(run, &TaskOptions{LogLines: MaxLogLines})
+		for range maxLogItemLines + 10 {
+			run.log.add("line")
+		}
+		run.log.closed = ended
+		var taken linesTaken
+		first := item{op: opLog, run: run}
+		taken.take(&first)
+		require.Len(t, first.fields, 2+maxLogItemLines)
+		require.True(t, taken.full())
+		others := []item{{op: opEmit}, {op: opEmit}}
+		left := taken.putBack(others)
+		require.Len(t, left, 3)
+		require.Equal(t, ended, left[0].op == opLog)
+		require.Equal(t, !ended, left[2].op == opLog)
+		var next linesTaken
+		next.take(&item{op: opLog, run: run})
+		require.Equal(t, 10, next.lines)
+		require.False(t, next.full())
+		require.Len(t, next.putBack(others), 2, "nothing is left")
+	}
+}
+
 // linesOf is a log whose lines nobody sends.
 func linesOf(t testing.TB, level slog.Leveler) (*runLog, slog.Handler) {
 	t.Helper()
@@ -529,6 +579,8 @@ func TestLogLevel(t *testing.T) {
 	level.Set(slog.LevelError)
 	log.Warn("4")
 	require.Len(t, l.lines, 2)
+	require.Equal(t, "2", parseLogLine(l.lines[0]).Message)
+	require.Equal(t, "3", parseLogLine(l.lines[1]).Message)
 }
 
 // Times are those of Redis' clock.
