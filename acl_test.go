@@ -215,6 +215,9 @@ func producerCalls(t *testing.T, producer *env) {
 	require.NoError(t, client.ReloadWith(ctx, id, "newer"))
 	require.NoError(t, client.Stop(ctx, id))
 	require.Equal(t, StateStopped, wait(t, client, id).State)
+	records, err := client.WaitMany(ctx, []string{id, "ended"})
+	require.NoError(t, err)
+	require.Equal(t, []State{StateStopped, StateEnded}, states(records))
 	require.NoError(t, client.Restart(ctx, id))
 	require.NoError(t, client.Remove(ctx, id))
 	for _, call := range []func(context.Context, string) error{client.Reload, client.Restart, client.Stop} {
@@ -278,6 +281,9 @@ func producerPlaces(t *testing.T, client *Client) {
 func viewerCalls(t *testing.T, viewer *env) {
 	ctx, client := testContext(t), viewer.client(t)
 	require.Equal(t, StateEnded, wait(t, client, "ended").State)
+	records, err := client.WaitMany(ctx, []string{"ended", "ended"})
+	require.NoError(t, err)
+	require.Equal(t, []State{StateEnded, StateEnded}, states(records))
 	counts, err := client.Counts(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, counts.Running)

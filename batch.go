@@ -13,6 +13,7 @@ const (
 	opEmit op = iota
 	opWrite
 	opProgress // the run's latest report, whatever it is when the batch is made
+	opLog      // lines of the run's log, those that are there when the batch is made
 	opLeave
 	opSwap
 	opKeep
@@ -30,6 +31,9 @@ type item struct {
 	sent    bool          // before, in a batch whose codes are lost
 }
 
+// isFenced reports whether the item, once collected, has a code in the answer to its batch.
+func (i *item) isFenced() bool { return i.op != opEmit && (i.op != opLog || i.fields != nil) }
+
 // collect takes a batch from the front of what is queued; nil if there is nothing to say and nothing to claim, or it must wait. mu is
 // held.
 func (c *committer) collect() *flight {
@@ -39,10 +43,14 @@ func (c *committer) collect() *flight {
 	batch := &store.Batch{Number: c.number + 1}
 	n, size := 0, 0
 	var emits eventCount
-	for n < len(c.items) && batch.Fenced() < store.MaxBatch && emits.events < maxBatchEmits && size < maxBatchBytes {
+	var log linesTaken
+	for n < len(c.items) && !log.full() && batch.Fenced() < store.MaxBatch && emits.events < maxBatchEmits && size < maxBatchBytes {
 		i := &c.items[n]
 		if i.op == opProgress && i.fields == nil { // else it is said again, after a lost answer
 			i.fields, i.run.report = []string{"progress", i.run.report}, ""
+		}
+		if i.op == opLog && i.fields == nil { // as above
+			log.take(i)
 		}
 		size += i.size()
 		if i.op != opEmit || !i.run.lost.Load() { // else the task is another run's, and so are its events
@@ -59,6 +67,7 @@ func (c *committer) collect() *flight {
 	} else {
 		c.items = c.items[n:]
 	}
+	c.items = log.putBack(c.items)
 	c.makeRoom(emits)
 	if c.hungry && !c.reconcile && c.engine.mayClaim() {
 		batch.Claim = int(max(0, min(c.engine.free.Load()-c.claiming, store.MaxBatch)))
@@ -104,6 +113,10 @@ func (i *item) addTo(b *store.Batch) {
 		b.Emit(r.id, i.text)
 	case opWrite, opProgress:
 		b.Write(r.id, r.member, i.fields...)
+	case opLog:
+		if i.fields != nil {
+			b.Log(r.id, r.member, i.fields...)
+		}
 	case opLeave:
 		b.Leave(r.id, r.member, i.leave)
 	case opSwap:

@@ -258,7 +258,7 @@ func newRecord(queue, id string, h map[string]string) *Record {
 		Epoch: parseInt(h["epoch"]), Attempt: int(parseInt(h["attempt"])), Recoveries: int(parseInt(h["recoveries"])),
 		CreatedAt: millis(h["created_at"]), DueAt: millis(h["due_at"]), StartedAt: millis(h["started_at"]), EndedAt: millis(h["ended_at"]),
 		Output: raw(h["output"]), Error: h["error"], Stack: h["stack"], Progress: raw(h["progress"]), Checkpoint: raw(h["checkpoint"]),
-		Keep: h["keep"] != "", Local: h["local"] != "", ExpiresAt: millis(h["expires_at"]), HeldBy: h["held_by"], History: newHistory(h),
+		Keep: h["keep"] != "", Local: h["local"] != "", ExpiresAt: millis(h["expires_at"]), HeldBy: h["held_by"], Logged: parseInt(h["log"]), History: newHistory(h),
 	}
 	if text := h["options"]; text != "" {
 		o, _ := parseOptions(text) // what is wrong there its run will tell

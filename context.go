@@ -51,8 +51,9 @@ type Run struct {
 	ctx     context.Context // base as ProvideContext wrapped it
 	release func()
 
-	logger     *slog.Logger // made when it is asked for
-	loggerOnce sync.Once
+	logger, plainLogger *slog.Logger // made when one is asked for
+	loggerOnce          sync.Once
+	log                 *runLog // nil if none is kept
 
 	report string // progress that waits to be written; guarded by the committer's mu
 
@@ -116,12 +117,27 @@ func (r *Run) Headers() map[string]string { return r.headers }
 // must refuse a run that was overtaken.
 func (r *Run) Epoch() int64 { return r.epoch }
 
-// Logger has the run's ID, name, queue, epoch and attempt as attributes.
+// Logger has the run's ID, name, queue, epoch and attempt as attributes. With [TaskOptions.LogLines] its lines go to the task's log in
+// Redis as well, for [Client.Log]. It never waits for Redis. After the run's end they go to the runner's logger only.
 func (r *Run) Logger() *slog.Logger {
-	r.loggerOnce.Do(func() {
-		r.logger = r.engine.logger.With("task", r.name, "id", r.id, "epoch", r.epoch, "attempt", r.attempt)
-	})
+	r.makeLoggers()
 	return r.logger
+}
+
+// runnerLogger is the Logger without the task's log: for what is said of writing there, which must not cause more to be written.
+func (r *Run) runnerLogger() *slog.Logger {
+	r.makeLoggers()
+	return r.plainLogger
+}
+
+func (r *Run) makeLoggers() {
+	r.loggerOnce.Do(func() {
+		r.plainLogger = r.engine.logger.With("task", r.name, "id", r.id, "epoch", r.epoch, "attempt", r.attempt)
+		r.logger = r.plainLogger
+		if r.log != nil && !r.local {
+			r.logger = slog.New(slog.NewMultiHandler(r.plainLogger.Handler(), r.log.handler()))
+		}
+	})
 }
 
 // Client talks to the run's own queue; see [Client.In] for others.
@@ -220,6 +236,9 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 		r.strict, r.retry, r.supervise, r.timeout = o.Strict, o.Retry, o.Supervise, o.Timeout
 		r.keep = r.keep || o.Keep
 		r.holds = r.holds || !o.Limits.isZero()
+		if o.LogLines > 0 {
+			r.log = newRunLog(r, o)
+		}
 	}
 	r.apply(claim.Options)
 	r.base, r.cancel = context.WithCancelCause(context.WithValue(e.taskContext, runKey{}, r))

@@ -142,6 +142,9 @@ func (r *Run) activate(reason string) {
 	}
 	r.held = nil
 	r.seq += r.dropped // their numbers are used, so that watchers see the hole
+	if r.log != nil {
+		r.log.activate()
+	}
 }
 
 // lastEvent closes the run's events and returns the JSON of the last one without its kind: the script that ends the run adds that.
@@ -149,6 +152,9 @@ func (r *Run) lastEvent(data []byte) string {
 	r.emitMu.Lock()
 	defer r.emitMu.Unlock()
 	r.closed = true
+	if r.log != nil {
+		r.log.close()
+	}
 	r.seq++
 	return r.encodeEvent("", data)
 }

@@ -3,6 +3,7 @@ package redtask
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -36,6 +37,11 @@ type TaskOptions struct {
 	// Supervise is for tasks that should always run; a start may say otherwise. It cannot be combined with Retry. Default nil: none.
 	Supervise *Supervise
 
+	// LogLines is how many of the last lines of [Run.Logger] are kept in Redis, for [Client.Log]: up to [MaxLogLines]. Default 0: none.
+	LogLines int
+	// LogLevel is the least level of those lines; a *slog.LevelVar may change while tasks run. Default slog.LevelInfo.
+	LogLevel slog.Leveler
+
 	// Limits bound how many tasks of the name run, and begin, across all runners. Default: none.
 	Limits Limits
 }
@@ -45,6 +51,9 @@ func (o *TaskOptions) faults(name string) []error {
 	var faults []error
 	if o.Timeout < 0 || o.StopTimeout < 0 {
 		faults = append(faults, fmt.Errorf("%w: %s: timeouts must not be negative: Timeout %s, StopTimeout %s", ErrInvalid, where, o.Timeout, o.StopTimeout))
+	}
+	if o.LogLines < 0 || o.LogLines > MaxLogLines {
+		faults = append(faults, fmt.Errorf("%w: %s: LogLines %d: use 1 to %d, or 0 for none", ErrInvalid, where, o.LogLines, MaxLogLines))
 	}
 	if o.Retry != nil && o.Supervise != nil {
 		faults = append(faults, fmt.Errorf("%w: %s: both Retry and Supervise: a supervised task has no attempts that could be used up; use one of them",

@@ -26,7 +26,7 @@ func (c *committer) settle(ctx context.Context, f *flight, result *store.Result)
 	case store.Applied:
 		code := 0
 		for i := range items {
-			if items[i].op != opEmit {
+			if items[i].isFenced() {
 				c.settleItem(&items[i], result.Codes[code])
 				code++
 			}
@@ -47,7 +47,7 @@ func (c *committer) settleReplayed(ctx context.Context, items []item, batch *sto
 	var again []item
 	for i := range items {
 		switch op := items[i].op; {
-		case op == opWrite, op == opProgress, op == opKeep, op == opLeave && !certain:
+		case op == opWrite, op == opProgress, op == opKeep, (op == opLeave || op == opLog) && !certain:
 			items[i].sent = true
 			again = append(again, items[i])
 		case op == opSwap:
@@ -91,12 +91,13 @@ func (c *committer) settleItem(i *item, code string) {
 		if code == "ok" {
 			c.engine.add(i.next)
 		}
-	case opKeep, opWrite, opProgress:
+	case opKeep, opWrite, opProgress, opLog:
 		if code != "ok" && i.settled == nil {
-			i.run.Logger().Warn("could not write the task's record", "reason", strings.TrimPrefix(code, "broken:"))
+			i.run.runnerLogger().Warn("could not write the task's record", "reason", strings.TrimPrefix(code, "broken:"))
 		}
 		if code == "lost" {
 			i.run.lose()
+			i.run.endLog()
 		}
 	}
 	if i.settled != nil {
@@ -107,9 +108,9 @@ func (c *committer) settleItem(i *item, code string) {
 func (c *committer) logLeave(i *item, code string) {
 	switch {
 	case code == "lost":
-		i.run.Logger().Warn("the end of this run was not written: the task is no longer this runner's", "state", i.leave.State)
+		i.run.runnerLogger().Warn("the end of this run was not written: the task is no longer this runner's", "state", i.leave.State)
 	case strings.HasPrefix(code, "broken:"):
-		i.run.Logger().Error("could not write the task's record: look at its key with TYPE", "state", i.leave.State, "reason", code[len("broken:"):])
+		i.run.runnerLogger().Error("could not write the task's record: look at its key with TYPE", "state", i.leave.State, "reason", code[len("broken:"):])
 	case i.leave.State == "SCHEDULED":
 		c.engine.promoter.dueAt(c.engine.now() + i.leave.Delay)
 	}

@@ -77,6 +77,7 @@ type Record struct {
 	Stack      string          `json:"stack,omitempty"`      // of a panic
 	Progress   json.RawMessage `json:"progress,omitempty"`   // the last one reported
 	Checkpoint json.RawMessage `json:"checkpoint,omitempty"` // the last one written
+	Logged     int64           `json:"log,omitempty"`        // lines that its runs have logged in all; [Client.Log] has the last of them
 	History    []Attempt       `json:"history,omitempty"`    // the last attempts before the present one, at most 10, the oldest first
 
 	Priority  Priority          `json:"priority,omitempty"`

@@ -127,8 +127,13 @@ func gapBefore(event *Event) Event {
 }
 
 func (w *watcher) reconnect(ctx context.Context) *store.Subscription {
+	return subscribeAgain(ctx, func() (*store.Subscription, error) { return w.queue.SubscribeEvents(ctx, w.id) })
+}
+
+// subscribeAgain tries until it works; nil when ctx has ended.
+func subscribeAgain(ctx context.Context, subscribe func() (*store.Subscription, error)) *store.Subscription {
 	for attempt := 0; pause(ctx, backoff(attempt)); attempt++ {
-		subscription, err := w.queue.SubscribeEvents(ctx, w.id)
+		subscription, err := subscribe()
 		if err == nil {
 			return subscription
 		}

@@ -35,7 +35,7 @@ func (h *Harness) Run(task string, data any) *Result {
 func (h *Harness) Collect(id string) *Result {
 	h.t.Helper()
 	record, events := h.wait(id, "is not final", func(Events) bool { return false })
-	return &Result{Record: record, Events: events, t: h.t}
+	return &Result{Record: record, Events: events, t: h.t, h: h}
 }
 
 // Watch goes through the events of a task, beginning with the oldest, before or while they happen.
@@ -171,6 +171,7 @@ type Result struct {
 	Events Events          // all of them, of every run that its ID had, in order; the last one is final
 
 	t testing.TB
+	h *Harness
 }
 
 // RequireRetries fails the test unless the task's policy, [redtask.Retry] or [redtask.Supervise], made it run again so many times.
@@ -203,6 +204,21 @@ func (r *Result) RequireState(state redtask.State) *Result {
 		r.t.Fatalf("redtasktest: %s%s", text, r.Events.listing())
 	}
 	return r
+}
+
+// Log reads the lines that the task's runs logged; see [redtask.TaskOptions.LogLines]. It is empty if the task was removed.
+func (r *Result) Log() []redtask.LogLine {
+	r.t.Helper()
+	if r.Record == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.h.patience())
+	defer cancel()
+	lines, err := r.h.Client.Log(ctx, r.Record.ID)
+	if err != nil && !errors.Is(err, redtask.ErrNotFound) {
+		r.t.Fatalf("redtasktest: %v", err)
+	}
+	return lines
 }
 
 // Output decodes the task's output; the test fails if there is none, or if it is not a T.

@@ -14,6 +14,8 @@ type (
 	Price struct{}
 	Order struct{ ID string }
 	Store struct{}
+
+	Statement struct{ Total int }
 )
 
 type Archive struct{ store *Store }
@@ -45,3 +47,5 @@ var (
 	importRow   func(ctx context.Context, source string, row int) (more bool, err error)
 	signUp      func(ctx context.Context, client *redtask.Client, address string) error
 )
+
+var saveCustomer func(ctx context.Context, name, mail string) error

@@ -46,6 +46,13 @@ func (b *Batch) Write(id, member string, fields ...string) {
 	b.addStrings(fields)
 }
 
+// Log adds lines to a task's log: how many it keeps, the number of the first line in its run, from 1, then the lines. Those that are there
+// already are left out.
+func (b *Batch) Log(id, member string, lines ...string) {
+	b.begin("log", id, member, len(lines))
+	b.addStrings(lines)
+}
+
 // Leave ends a run's claim.
 type Leave struct {
 	State  string   // a final state, WAIT (back at the head of the line), SCHEDULED, REMOVED

@@ -139,6 +139,7 @@ var items = map[string]func(b *Batch, c *Claim){
 	"swap": func(b *Batch, c *Claim) {
 		b.Swap(c.ID, c.member(), 1000, "new", &Leave{State: "STOPPED", Event: tail(c, 1)})
 	},
+	"log":  func(b *Batch, c *Claim) { b.Log(c.ID, c.member(), "2", "1", "one", "two", "three") },
 	"keep": func(b *Batch, c *Claim) { b.KeepOld(c.ID, c.member(), `{"of":1}`, "old") },
 }
 

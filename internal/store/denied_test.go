@@ -78,6 +78,10 @@ var plainCalls = map[string]func(ctx context.Context, e *env) error{
 	"count":   func(ctx context.Context, e *env) error { return e.queue.Count(ctx, "stuck", 1) },
 	"control": func(ctx context.Context, e *env) error { return closed(e.queue.SubscribeControl(ctx)) },
 	"events":  func(ctx context.Context, e *env) error { return closed(e.queue.SubscribeEvents(ctx, "t")) },
+	"many": func(ctx context.Context, e *env) error {
+		return closed(e.queue.SubscribeMany(ctx, []string{"t", "u"}, nil))
+	},
+	"states": func(ctx context.Context, e *env) error { _, err := e.queue.States(ctx, []string{"t"}); return err },
 	"blocker": func(ctx context.Context, e *env) error {
 		blocker, err := e.queue.NewBlocker(ctx, "r")
 		if err != nil {

@@ -35,6 +35,7 @@ func newKeys(prefix, queue string) keys {
 
 func (k keys) entry(name string) string         { return k.base + "cron:" + name }
 func (k keys) task(id string) string            { return k.base + "task:" + id }
+func (k keys) log(id string) string             { return k.base + "log:" + id }
 func (k keys) events(id string) string          { return k.base + "events:" + id }
 func (k keys) control(id string) string         { return k.base + "control:" + id }
 func (k keys) final(state string) string        { return k.base + "final:" + state }

@@ -15,6 +15,8 @@
 --   swap      ID n new_member new_epoch data event index          a reload worked: the new instance takes over; event and index are for
 --                                                                 a pending stop that wins; index REMOVED: a local task
 --   keep      ID n data_tried data_running                        a reload failed: the old instance stays
+--   log       ID n most first line ...                            lines for the task's log, which holds so many at most; first: the number
+--                                                                 of the first of these in the run, from 1
 --   special   ID n op ...                                         the same for a task that has options, or limits: what it holds goes too
 --
 -- Returns {'unregistered'}: this runner's lease is gone, nothing was done; {'early'}: nothing was done, the one before has not come yet;
@@ -272,6 +274,31 @@ local function rarely()
     -- The intent may be for data that somebody wrote meanwhile.
     if (found[2] or found[1] or '') == tried and intent(id) == 'reload' then
       redis.call('HDEL', control, id)
+    end
+  end
+
+  -- Lines of a run that the log has already are left out: a batch of which nobody knows whether it was applied is said again. Numbers that
+  -- are missing are lines that a full buffer lost: they count as well.
+  function apply.log(id, key, at, n, member)
+    left[member] = false
+    local most, first, to = ARGV[at], tonumber(ARGV[at + 1]), at + n - 1
+    local found = try('HMGET', key, 'log', 'log_last')
+    if failed(found) then
+      return 'broken:' .. found.err
+    end
+    local epoch = string.match(member, '^%d+')
+    local last = tonumber(string.match(found[2] or '', '^' .. epoch .. ':(%d+)$') or 0)
+    local from, newest = at + 2 + math.max(0, last - first + 1), first + to - at - 2
+    if from > to then
+      return nil
+    end
+    local lines = base .. 'log:' .. id
+    redis.call('HSET', key, 'log', integer((tonumber(found[1] or 0) or 0) + newest - last), 'log_last', epoch .. ':' .. integer(newest))
+    local length = try('RPUSH', lines, unpack(ARGV, from, to))
+    if failed(length) then
+      return 'broken:' .. length.err
+    elseif length > tonumber(most) then
+      redis.call('LTRIM', lines, '-' .. most, -1)
     end
   end
 

@@ -8,7 +8,7 @@ local scheduled, counter = KEYS[1], KEYS[2]
 local base, id, meant = ARGV[1], ARGV[2], ARGV[3]
 local key = base .. 'task:' .. id
 
-local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options', 'nonce')
+local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options', 'nonce', 'log')
 if failed(found) then
   found = { 'a key of another type' }
 end
@@ -22,6 +22,9 @@ local now = clock()
 unindex(base, id)
 redis.call('ZREM', scheduled, id)
 let_go(base, now, id, found[1], found[5])
+if found[7] then
+  redis.call('DEL', base .. 'log:' .. id)
+end
 if redis.call('DEL', key) == 0 then
   return 'missing'
 end

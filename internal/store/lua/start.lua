@@ -59,7 +59,7 @@ local function taken(id, nonce, key)
   if nonce == '' and all_fresh then
     return nil
   end
-  local old = try('HMGET', key, 'nonce', 'state', 'task')
+  local old = try('HMGET', key, 'nonce', 'state', 'task', 'log')
   if failed(old) then
     return fault(old)
   end
@@ -71,6 +71,9 @@ local function taken(id, nonce, key)
   end
   if old[2] and FINAL[old[2]] then
     unindex(base, id)
+    if old[4] then
+      redis.call('DEL', base .. 'log:' .. id)
+    end
     redis.call('DEL', key)
   elseif old[2] or old[3] then
     return 'exists:' .. (old[2] or 'WAIT')

@@ -15,7 +15,7 @@ local removed = 0
 -- Returns an error if the record cannot be used just now.
 local function sweep(id)
   local key = base .. 'task:' .. id
-  local found = try('HMGET', key, 'state', 'keep', 'ended_at')
+  local found = try('HMGET', key, 'state', 'keep', 'ended_at', 'log')
   if unreachable(found) then
     return found
   end
@@ -23,6 +23,9 @@ local function sweep(id)
     if found[2] and found[2] ~= '' then
       redis.call('ZADD', kept, found[3] or 0, id)
     else
+      if found[4] then
+        redis.call('DEL', base .. 'log:' .. id)
+      end
       redis.call('DEL', key)
       removed = removed + 1
     end
