@@ -67,7 +67,6 @@ func requireReadOnly(t *testing.T, viewer *env, try func(args ...any)) {
 		"ReloadWith": func() error { return client.ReloadWith(ctx, "waiting", "x") },
 		"Restart":    func() error { return client.Restart(ctx, "ended") },
 		"Remove":     func() error { return client.Remove(ctx, "waiting") },
-		"Retry":      func() error { return client.Retry(ctx, "waiting") },
 		"StopMany":   func() error { _, err := client.StopMany(ctx, Filter{State: StateWait}); return err },
 	} {
 		err := write()

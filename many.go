@@ -26,7 +26,7 @@ type Filter struct {
 	// from when they became final, began to run, or, in line and scheduled, were started. A record without that time fits neither.
 	// Default 0: any age. At least 1ms.
 	OlderThan, NewerThan time.Duration
-	// Limit of tasks to change. Default 0: all.
+	// Limit of tasks to change: of final and scheduled ones those of the earliest times, of those in line the latest. Default 0: all.
 	Limit int
 	// Progress, if not nil, is called after each step with what was done until then, in the goroutine of the call, which waits for it.
 	Progress func(Many)
@@ -85,7 +85,7 @@ func (c *Client) RemoveMany(ctx context.Context, filter Filter) (Many, error) {
 }
 
 // RetryMany runs again the tasks that fit a filter, as [Client.Retry] does: those of state ERROR or EXCEPTION, and those that are SCHEDULED,
-// at once. It goes as [Client.RestartMany] does.
+// at once; of these a [Filter.Error] tells the ones that failed before from delayed starts. It goes as [Client.RestartMany] does.
 func (c *Client) RetryMany(ctx context.Context, filter Filter) (Many, error) {
 	return c.many(ctx, &retriesMany, &filter)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Walk goes through the IDs of one index while tasks come and go, by the walk's own doing too: what is there all the time is met, and it
-// ends. One goroutine uses it.
+// ends. One that is put at an earlier time meanwhile may be missed. One goroutine uses it.
 //
 // SSCAN and ZSCAN would do on a server; in miniredis their cursors are offsets, and a set that shrinks under them is half missed. So zsets
 // are read by rank, each page with a look back: that gives an order as well, the oldest first, and meets nothing twice.
@@ -70,7 +70,7 @@ func (w *Walk) Next(ctx context.Context, gone int) (ids []string, ok bool, err e
 	return nil, false, nil
 }
 
-// distinct leaves out what stands there twice, and the ” that wakes runners.
+// distinct leaves out what stands there twice, and the empty ID that wakes runners.
 func distinct(ids []string) []string {
 	seen := map[string]bool{"": true}
 	return slices.DeleteFunc(ids, func(id string) bool {
