@@ -106,8 +106,13 @@ func meaningOf(t *testing.T, told []error, returned error, text string) meaning 
 	for _, cause := range told {
 		r.tell(cause)
 	}
+	outcome := r.Outcome(returned)
 	close(r.returned)
 	leave := e.outcome(r, r.close(), returned)
+	if outcome == StateRunning {
+		outcome = StateWait // no new instance is there to take over
+	}
+	require.Equal(t, leave.State, string(outcome))
 	var event struct{ Data struct{ Reason string } }
 	require.NoError(t, json.Unmarshal([]byte("{"+leave.Event), &event))
 	got := meaning{state: leave.State, text: event.Data.Reason}

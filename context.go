@@ -48,7 +48,8 @@ type Run struct {
 
 	// owned by the run's goroutine
 	task    Task
-	ctx     context.Context // base as ProvideContext wrapped it
+	ready   bool            // Init has worked
+	ctx     context.Context // base as ProvideContext and middleware wrapped it
 	release func()
 
 	logger, plainLogger *slog.Logger // made when one is asked for
@@ -65,10 +66,12 @@ type Run struct {
 
 	mu        sync.Mutex // guards what follows
 	told      error      // the strongest of the causes so far
-	started   bool       // Start was called
+	started   bool       // Start was called; inside middleware: and has not returned
 	over      bool       // the last method returned
 	output    []byte
 	reloading *reloading
+	passage   *passage      // from its middleware to the task, while that is at work
+	allowed   time.Duration // by TimeoutAfter, where the task was told for that
 	retryIn   time.Duration
 	retries   bool
 

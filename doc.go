@@ -29,6 +29,9 @@
 // Inside a task, [FromContext] gives the [Run]: its ID, a logger, Emit for events, Progress, SetOutput, Checkpoint and LoadCheckpoint,
 // and a client.
 //
+// [Middleware] does something around Init and Start of many tasks: trace, measure, give values to their ctx. It is listed in
+// [RunnerOptions.Middleware] for all tasks, in [TaskOptions.Middleware] for those of one name.
+//
 // # Ends
 //
 // What Start (or Init) returns decides the state that the task ends in:
@@ -47,7 +50,7 @@
 //   - [ErrShutdown], the runner shuts down: back at the head of the line, no attempt counted.
 //   - [ErrReloaded], new data: the new instance takes over.
 //   - [ErrRestarted]: back at the head of the line, attempts counted from zero. This holds whatever the task returns.
-//   - [ErrTimedOut], it ran longer than its TaskOptions.Timeout: EXCEPTION.
+//   - [ErrTimedOut], it ran longer than its [TaskOptions.Timeout], or than [Run.TimeoutAfter] allows: EXCEPTION.
 //   - [ErrLeaseLost], the runner could not reach Redis for too long: the task goes on in another run. This one is to return without
 //     further effects; what it returns is written only if its claim still holds.
 //

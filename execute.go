@@ -71,13 +71,32 @@ func (e *engine) live(r *Run) error {
 			return err
 		}
 	}
+	if r.entry.handler != nil {
+		return r.handle()
+	}
+	return r.work()
+}
+
+// work calls Init, unless a reload has done that, and Start.
+func (r *Run) work() error {
+	if !r.ready {
+		if err := r.callInit(); err != nil {
+			return err
+		}
+	}
 	if !r.begin() {
 		return context.Cause(r.base) // told before Start: it did as told
 	}
 	return guard(func() error { return r.task.Start(r.ctx) })
 }
 
-// prepare makes the instance, its context, and calls Init.
+func (r *Run) callInit() error {
+	err := guard(func() error { return r.task.Init(r.ctx, r.data) })
+	r.ready = err == nil
+	return err
+}
+
+// prepare makes the instance and its context.
 func (r *Run) prepare() error {
 	if r.entry == nil {
 		return errUnknownName
@@ -98,10 +117,7 @@ func (r *Run) prepare() error {
 	if !json.Valid(r.data) {
 		return fmt.Errorf("the task's data is not JSON: %s", truncate(string(r.data), 200))
 	}
-	if err := guard(r.build); err != nil {
-		return err
-	}
-	return guard(func() error { return r.task.Init(r.ctx, r.data) })
+	return guard(r.build)
 }
 
 var errUnknownName = errors.New("unknown task name")
@@ -123,7 +139,7 @@ func (r *Run) build() error {
 	if err != nil {
 		return fmt.Errorf("ProvideContext: %w", err)
 	}
-	if ctx == nil || ctx.Value(runKey{}) != r || ctx.Done() == nil {
+	if runOf(ctx) != r {
 		return errors.New("ProvideContext: the context that it returned is not derived from the one it got, with its cancellation")
 	}
 	r.ctx = ctx

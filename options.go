@@ -70,6 +70,9 @@ type RunnerOptions struct {
 	// without its cancellation. A panic in it is logged. Default: none; exceptions are logged anyway.
 	OnException []ExceptionHandler
 
+	// Middleware is around each run of all tasks but those of the library, `redtask/…`; the first is the outermost. Default: none.
+	Middleware []Middleware
+
 	// Headers is what [ClientOptions.Headers] is, for tasks that are started by this runner's client and by its tasks. Default nil.
 	Headers func(ctx context.Context) map[string]string
 
@@ -127,6 +130,7 @@ func defaultLocals() []Local {
 func (o RunnerOptions) withDefaults() RunnerOptions {
 	o.Queues = maps.Clone(o.Queues)
 	o.Locals = slices.Clone(o.Locals)
+	o.Middleware = slices.Clone(o.Middleware)
 	setDefault(&o.Prefix, DefaultPrefix)
 	if o.Queues == nil {
 		o.Queues = map[string]int{DefaultQueue: 100}
@@ -214,6 +218,7 @@ func (o *RunnerOptions) validate() error {
 	if slices.ContainsFunc(o.OnException, func(handle ExceptionHandler) bool { return handle == nil }) {
 		add("OnException holds a nil handler")
 	}
+	faults = append(faults, middlewareFaults("RunnerOptions", o.Middleware)...)
 	faults = append(faults, checkLocals(o.Locals)...)
 	faults = append(faults, o.checkCron()...)
 	return errors.Join(faults...)

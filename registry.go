@@ -17,8 +17,8 @@ type Factory func() Task
 
 // TaskOptions are what a registration says of all tasks of a name. The zero value works.
 type TaskOptions struct {
-	// Timeout bounds one run, Init and Start together; the task is then told to stop with cause [ErrTimedOut] and ends in EXCEPTION.
-	// Default 0: none.
+	// Timeout bounds one run, Init and Start with the middleware around them; the task is then told to stop with cause [ErrTimedOut] and ends
+	// in EXCEPTION. Default 0: none.
 	Timeout time.Duration
 
 	// StopTimeout is what a [Stopper] has from the call of Stop to the return of Start, before Start's ctx is cancelled. Default 10 s.
@@ -44,6 +44,9 @@ type TaskOptions struct {
 
 	// Limits bound how many tasks of the name run, and begin, across all runners. Default: none.
 	Limits Limits
+
+	// Middleware is around each run of the name's tasks, inside that of [RunnerOptions.Middleware]; the first is the outermost. Default: none.
+	Middleware []Middleware
 }
 
 func (o *TaskOptions) faults(name string) []error {
@@ -61,12 +64,14 @@ func (o *TaskOptions) faults(name string) []error {
 	}
 	faults = append(faults, o.Retry.faults(where)...)
 	faults = append(faults, o.Supervise.faults(where)...)
+	faults = append(faults, middlewareFaults(where, o.Middleware)...)
 	return append(faults, o.Limits.faults(where)...)
 }
 
 func (o TaskOptions) withDefaults() TaskOptions {
 	setDefault(&o.StopTimeout, defaultStopTimeout)
 	o.Retry, o.Supervise = o.Retry.withDefaults(), o.Supervise.withDefaults()
+	o.Middleware = slices.Clone(o.Middleware)
 	return o
 }
 
@@ -76,7 +81,8 @@ type entry struct {
 	name    string
 	factory Factory
 	options TaskOptions
-	local   bool // one of RunnerOptions.Locals
+	local   bool    // one of RunnerOptions.Locals
+	handler Handler // with the middleware that is around its runs; nil without any
 }
 
 // Registry holds the names of tasks that a runner can run. The zero value is an empty one. Its methods may be

@@ -92,7 +92,10 @@ func (r *Run) initNext(ctx context.Context, reload *reloading) (*Run, error) {
 	next.local = r.local
 	stop := context.AfterFunc(ctx, func() { next.cancel(context.Cause(ctx)) })
 	defer stop()
-	return next, next.prepare()
+	if err := next.prepare(); err != nil {
+		return next, err
+	}
+	return next, next.callInit()
 }
 
 // drawNext reads the data and reserves an epoch; while Redis is away, or not ready, it keeps trying, as the old run works on. A refusal fails the reload.

@@ -60,6 +60,10 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if len(registry.Names()) == 0 {
 		options.Logger.Warn("this runner knows no tasks: register them before it is made; what no other runner knows ends in EXCEPTION")
 	}
+	entries, err := options.entries(registry)
+	if err != nil {
+		return nil, err
+	}
 	r := &Runner{
 		id: newID(), options: options, engines: map[string]*engine{}, stopped: make(chan struct{}), failed: make(chan struct{}),
 		shutdown: new(sync.Once),
@@ -70,27 +74,24 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	}
 	r.client = client.In(mainQueue(options.Queues))
 	for queue, concurrency := range options.Queues {
-		r.engines[queue] = r.newEngine(rdb, registry, queue, concurrency)
+		r.engines[queue] = r.newEngine(rdb, entries, queue, concurrency)
 	}
 	return r, nil
 }
 
-func (r *Runner) newEngine(rdb redis.UniversalClient, registry *Registry, queue string, concurrency int) *engine {
+func (r *Runner) newEngine(rdb redis.UniversalClient, entries map[string]*entry, queue string, concurrency int) *engine {
 	s := store.New(rdb, r.options.Prefix)
 	host, _ := os.Hostname() // shown to people only
 	e := &engine{
 		queue: s.Queue(queue), store: s, runnerID: r.id, options: &r.options, client: r.client.In(queue), concurrency: concurrency,
 		logger: r.options.Logger.With("queue", queue, "runner", r.id), runs: map[string]*Run{}, fail: r.fail,
-		entries: registry.snapshot(), wakeCron: make(chan struct{}, 1),
+		entries: entries, wakeCron: make(chan struct{}, 1),
 	}
 	if queue == mainQueue(r.options.Queues) {
 		for i := range r.options.Cron {
 			entry, _ := r.options.Cron[i].encode(r.options.MaxData, true) // it was tried before
 			e.cronEntries = append(e.cronEntries, *entry)
 		}
-	}
-	for _, local := range r.options.Locals {
-		e.entries[local.Name] = &entry{name: local.Name, factory: local.New, local: true, options: TaskOptions{StopTimeout: defaultStopTimeout}}
 	}
 	e.info = store.RunnerInfo{
 		ID: r.id, Host: host, PID: os.Getpid(), Version: Version, Names: slices.Sorted(maps.Keys(e.entries)), StartedAt: time.Now().UnixMilli(),

@@ -1,6 +1,7 @@
 package redtask
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -36,11 +37,32 @@ func (r *Run) limitTime() (stop func()) {
 	return func() { timer.Stop() }
 }
 
+// TimeoutAfter has the task told to stop after d, like [TaskOptions.Timeout]: with cause [ErrTimedOut], a [Stopper] by Stop first; then the run
+// ends in EXCEPTION. It is for [Middleware], and for tasks that learn only when they run how long they may. The function that it returns
+// calls it off, and reports false if that was too late. Of several times, also that of the options, the first to be over counts.
+func (r *Run) TimeoutAfter(d time.Duration) (stop func() bool) {
+	return time.AfterFunc(d, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.told != ErrTimedOut {
+			r.allowed = d
+		}
+		r.tellLocked(ErrTimedOut)
+	}).Stop
+}
+
+// exceeded is the time that the task took longer than.
+func (r *Run) exceeded() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cmp.Or(r.allowed, r.timeout)
+}
+
 // overtime is the error of a run that was told that its time is over.
 func (r *Run) overtime(told, err error) error {
 	text := told
 	if told == ErrTimedOut {
-		text = fmt.Errorf("%w of %s", told, r.timeout)
+		text = fmt.Errorf("%w of %s", told, r.exceeded())
 	} else {
 		text = fmt.Errorf("%w since %s", told, time.UnixMilli(r.deadline).UTC().Format(time.RFC3339))
 	}

@@ -10,6 +10,8 @@
 //
 // They run as part of their runner: they take no slot, hold nothing that others wait for, and any number of them may work in a queue
 // at the same time. What configures them wrongly is reported by [redtask.NewRunner].
+//
+// The package also has ready middleware, see [redtask.Middleware]: [Logging] and [Timeout].
 package builtin
 
 import (
