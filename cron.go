@@ -18,7 +18,7 @@ import (
 type CronEntry struct {
 	// Name of the entry in its queue: at most 128 bytes of printable UTF-8.
 	Name string
-	// Schedule has five fields, minute, hour, day of month, month, day of week (`30 2 * * 1-5`), or is a descriptor (@hourly, @daily, @weekly,
+	// Schedule has five fields: minute, hour, day of the month, the month, day of the week (`30 2 * * 1-5`), or is a descriptor (@hourly, @daily, @weekly,
 	// @monthly, @yearly), or @every with whole seconds (`@every 90s`), which counts from the time before.
 	Schedule string
 	// Zone is the time zone of the schedule, a name of the IANA database. Default "": UTC. Where clocks are changed, a time that is skipped

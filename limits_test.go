@@ -69,8 +69,6 @@ func requests(n int, key func(i int) string, change func(i int, o *StartOptions)
 	return all
 }
 
-func oneKey(int) string { return "k" }
-
 func startAll(t *testing.T, client *Client, requests []StartRequest) []string {
 	t.Helper()
 	ids, err := client.StartMany(testContext(t), requests)
@@ -274,10 +272,7 @@ func TestOrder(t *testing.T) {
 		}
 		require.Equal(t, 1, m.peak("a"))
 		require.Equal(t, 1, m.peak("b"))
-		var ran []string
-		for _, id := range slices.Compact(m.order) {
-			ran = append(ran, id)
-		}
+		ran := slices.Compact(m.order)
 		for i, key := range []string{"a", "b"} {
 			var want, got []string
 			for j := i; j < 60; j += 2 {

@@ -60,10 +60,8 @@ func (r *Run) exceeded() time.Duration {
 
 // overtime is the error of a run that was told that its time is over.
 func (r *Run) overtime(told, err error) error {
-	text := told
-	if told == ErrTimedOut {
-		text = fmt.Errorf("%w of %s", told, r.exceeded())
-	} else {
+	text := fmt.Errorf("%w of %s", told, r.exceeded())
+	if told == ErrDeadline {
 		text = fmt.Errorf("%w since %s", told, time.UnixMilli(r.deadline).UTC().Format(time.RFC3339))
 	}
 	if err != nil {

@@ -136,7 +136,7 @@ func TestHeaders(t *testing.T) {
 		e.runner(t, registry, func(o *RunnerOptions) {
 			o.Headers = func(context.Context) map[string]string { return map[string]string{"trace": "t2"} }
 		})
-		client, err := NewClient(e.rdb, ClientOptions{Prefix: e.prefix, Headers: func(ctx context.Context) map[string]string {
+		client, err := NewClient(e.rdb, ClientOptions{Prefix: e.prefix, Headers: func(context.Context) map[string]string {
 			return map[string]string{"trace": "t1", "tenant": "a"}
 		}})
 		require.NoError(t, err)

@@ -24,12 +24,15 @@ type Schedule struct {
 
 var parser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
 
-// Parse reads five fields (minute, hour, day of month, month, day of week), a descriptor such as @daily, or @every with a duration, in a
+// Parse reads five fields (minute, hour, day of the month, the month, day of the week), a descriptor such as @daily, or @every with a duration, in a
 // zone of the IANA database; "" is UTC.
 func Parse(expression, zone string) (*Schedule, error) {
 	location, err := time.LoadLocation(zone)
-	if err != nil || zone == "Local" { // that is another one in each process
-		err = fmt.Errorf("zone %.80q: %v; use a name such as Europe/Berlin (import time/tzdata where the system has none)", zone, err)
+	if zone == "Local" {
+		err = errors.New("it is another one in each process")
+	}
+	if err != nil {
+		err = fmt.Errorf("zone %.80q: %w; use a name such as Europe/Berlin (import time/tzdata where the system has none)", zone, err)
 	}
 	s, fault := parse(expression)
 	if err := errors.Join(fault, err); err != nil {
@@ -87,7 +90,8 @@ func (s *Schedule) After(due, now time.Time) time.Time {
 	if due.After(now) {
 		return due
 	}
-	return due.Add((now.Sub(due)/s.every + 1) * s.every)
+	beats := int64(now.Sub(due)/s.every) + 1
+	return due.Add(time.Duration(beats * int64(s.every)))
 }
 
 // everyHour reports whether all hours are named.
