@@ -284,6 +284,8 @@ func viewerCalls(t *testing.T, viewer *env) {
 	records, err := client.WaitMany(ctx, []string{"ended", "ended"})
 	require.NoError(t, err)
 	require.Equal(t, []State{StateEnded, StateEnded}, states(records))
+	_, err = client.Log(ctx, "ended")
+	require.NoError(t, err)
 	counts, err := client.Counts(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, counts.Running)

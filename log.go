@@ -198,7 +198,8 @@ func (t *linesTaken) putBack(items []item) []item {
 	return slices.Concat(t.first, items, t.last)
 }
 
-// cutLine keeps of a line's members, in their order, those that fit, and marks it. It stays JSON.
+// cutLine keeps of a line's members, in their order, those that fit, and marks it. It stays JSON. A long string keeps its beginning, in half
+// of the room that is left: what follows it is to be there as well.
 func cutLine(line []byte) []byte {
 	const room = maxLogLine - len(`,"`+logCut+`":true}`)
 	decoder := json.NewDecoder(bytes.NewReader(line))
@@ -211,9 +212,7 @@ func cutLine(line []byte) []byte {
 		if decoder.Decode(&value) != nil {
 			break
 		}
-		if name == slog.MessageKey {
-			value = shorten(value, room-len(cut)-len(name)-100) // the run's own attributes are to fit as well
-		}
+		value = shorten(value, (room-len(cut)-len(name))/2)
 		member := "," + quote(name) + ":" + string(value)
 		if len(cut)+len(member) <= room {
 			cut = append(cut, member...)
@@ -224,13 +223,14 @@ func cutLine(line []byte) []byte {
 	return cut
 }
 
-// shorten cuts a JSON string to so many bytes, with its quotes.
+// shorten cuts a JSON string to so many bytes, with its quotes; not where little more than the mark would be left.
 func shorten(value json.RawMessage, limit int) json.RawMessage {
+	const least, mark = 100, len(`"… (cut)"`)
 	var text string
-	if len(value) <= limit || json.Unmarshal(value, &text) != nil {
+	if len(value) <= limit || limit < least || json.Unmarshal(value, &text) != nil {
 		return value
 	}
-	for most := limit; len(value) > limit; most /= 2 { // what must be escaped is longer
+	for most := limit - mark; len(value) > limit; most /= 2 { // what must be escaped is longer
 		value = []byte(quote(truncate(text, most)))
 	}
 	return value

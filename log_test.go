@@ -607,7 +607,7 @@ func TestLogLongLines(t *testing.T) {
 		"at the bound":       {strings.Repeat("x", maxLogLine-200), nil, false, ""},
 		"a long message":     {strings.Repeat("x", 3*maxLogLine), []any{"a", 1}, true, `{"a":1,"cut":true}`},
 		"what is escaped":    {strings.Repeat("\x01", maxLogLine), []any{"a", 1}, true, `{"a":1,"cut":true}`},
-		"a long attribute":   {"hello", []any{"a", strings.Repeat("x", 3*maxLogLine), "b", 2}, true, `{"b":2,"cut":true}`},
+		"a long group":       {"hello", []any{slog.Group("a", "text", strings.Repeat("x", 3*maxLogLine)), "b", 2}, true, `{"b":2,"cut":true}`},
 		"many attributes":    {"hello", manyAttrs(10_000), true, ""},
 		"characters in half": {strings.Repeat("ü", maxLogLine), nil, true, `{"cut":true}`},
 	}
