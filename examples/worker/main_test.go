@@ -155,9 +155,9 @@ func (p *worker) awaitExit() error {
 	return p.err
 }
 
-// running counts the tasks that a worker has, its monitor and cleanup not counted.
+// running counts the tasks that a worker has, its own local ones not counted: monitor, cleanup, cron.
 func (p *worker) running() int {
-	return int(p.rdb.SCard(context.Background(), key("running:"+p.id)).Val()) - 2
+	return int(p.rdb.SCard(context.Background(), key("running:"+p.id)).Val()) - 3
 }
 
 type syncBuffer struct {

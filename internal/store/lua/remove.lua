@@ -10,7 +10,7 @@ local key = base .. 'task:' .. id
 
 local found = try('HMGET', key, 'task', 'state', 'runner', 'epoch', 'options', 'nonce', 'log')
 if failed(found) then
-  found = { 'a key of another type', [6] = '1' } -- it may have had a log before
+  found = { 'a key of another type', [7] = '1' } -- it may have had a log before
 end
 if found[2] == 'RUNNING' and redis.call('SISMEMBER', base .. 'running:' .. (found[3] or ''), (found[4] or '') .. ':' .. id) == 1 then
   return 'running'
