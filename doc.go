@@ -41,7 +41,8 @@
 //   - any other error, a panic, data that cannot be decoded: EXCEPTION. The record has the message, and the stack of a panic; see
 //     RunnerOptions.OnException.
 //
-// There are no retries yet: whoever wants one calls [Client.Restart].
+// An end in ERROR or EXCEPTION is no end where a policy says so: [Retry] makes a bounded number of attempts, [Supervise] is for tasks that
+// should always run. Both may be given at registration and at a start; [RetryAfter] and [NoRetry] let the task decide.
 //
 // A task that was told to stop has its ctx cancelled, and [context.Cause] says why. Then nil, or the error of the cancelled ctx, means
 // that it did as told:
@@ -72,6 +73,12 @@
 // data with [Client.ReloadWith], runs them again with [Client.Restart]. Stops, reloads and restarts are recorded in Redis: a runner that
 // is away for a moment learns of them later. [Client.Get], [Client.List] and [Client.Counts] look at what there is; [Client.Wait] waits
 // for the end of one.
+//
+// # Time, order and limits
+//
+// [StartOptions] say more of one start: when it is due, its priority, the [Once] key that no other task may have, what it is about, so that
+// [Limits] count by it or [StartOptions.Ordered] keeps the order, its deadline, the headers that travel with it. [Client.Cron] starts tasks by a
+// schedule. [Client.Pause] keeps a whole queue from taking tasks.
 //
 // # Events
 //

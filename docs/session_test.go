@@ -94,7 +94,7 @@ func awaitWorker(t *testing.T, rdb *redis.Client) {
 	require.Eventually(t, func() bool {
 		patterns := rdb.PubSubNumPat(t.Context()).Val()
 		epoch, _ := rdb.Get(t.Context(), "redtask:{default}:epoch").Int()
-		return patterns == 2 && epoch == 2
+		return patterns == 2 && epoch == 3
 	}, 20*time.Second, 5*time.Millisecond, "the worker is there")
 }
 
