@@ -325,7 +325,7 @@ func (e *engine) report(r *Run, following *next) {
 		attrs = append(attrs, "stack", string(p.Stack))
 	}
 	if following.again {
-		r.Logger().Warn("task ended in EXCEPTION; it runs again", append(attrs, "in", following.delay)...)
+		r.Logger().Warn("task ended in EXCEPTION; it runs again", append(attrs, "in", following.delay.String())...)
 	} else {
 		r.Logger().Error("task ended in EXCEPTION", attrs...)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +19,13 @@ import (
 
 var realRedis *redistest.Server
 
-func TestMain(m *testing.M) { redistest.Main(m, &realRedis) }
+func TestMain(m *testing.M) {
+	if os.Getenv(workerRedis) != "" {
+		workerProcess()
+		return
+	}
+	redistest.Main(m, &realRedis)
+}
 
 // env is one server to test on, with a prefix of its own.
 type env struct {
