@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // What next cannot work with is refused, with an error that says why, and the task does not run.
@@ -207,6 +209,20 @@ func TestMiddlewareReplacesTheTask(t *testing.T) {
 		require.Equal(t, StateStopped, wait(t, client, id).State)
 		require.Empty(t, b.running)
 	})
+}
+
+// A task that was told to stop before its Start: next says so, also when its ctx has not ended yet.
+func TestNextOfATaskThatDoesNotStart(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{EventBuffer: 10})
+	e.entries = map[string]*entry{"test/x": {name: "test/x"}}
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1})
+	r.task = (&script{start: func(context.Context) error { t.Error("Start is called"); return nil }}).task()
+	r.told = ErrStopped // what tells it has not come to its ctx
+	require.NoError(t, r.base.Err())
+	require.Equal(t, ErrStopped, r.work())
+	require.Equal(t, StateStopped, r.Outcome(ErrStopped))
+	r.cancel(nil)
 }
 
 // Stop is not called for a Start that has returned: what its middleware still does is told by the end of its ctx.
