@@ -71,7 +71,7 @@ type Run struct {
 	output    []byte
 	reloading *reloading
 	passage   *passage      // from its middleware to the task, while that is at work
-	allowed   time.Duration // by TimeoutAfter, where the task was told for that
+	allowed   time.Duration // how long it may run: what TaskOptions or a start says, or TimeoutAfter where that told it
 	retryIn   time.Duration
 	retries   bool
 
@@ -246,7 +246,7 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 	r.apply(claim.Options)
 	r.base, r.cancel = context.WithCancelCause(context.WithValue(e.taskContext, runKey{}, r))
 	if r.timeout > 0 || r.deadline > 0 {
-		r.base = endingContext{r.base, r}
+		r.base, r.allowed = endingContext{r.base, r}, r.timeout
 	}
 	r.ctx = r.base
 	return r

@@ -84,8 +84,8 @@ func (r *Run) work() error {
 			return err
 		}
 	}
-	if !r.begin() {
-		return context.Cause(r.base) // told before Start: it did as told
+	if told := r.begin(); told != nil {
+		return told // its ctx may not have ended yet: middleware must not take a Start that was not called for one that worked
 	}
 	return guard(func() error { return r.task.Start(r.ctx) })
 }
@@ -146,12 +146,12 @@ func (r *Run) build() error {
 	return nil
 }
 
-// begin marks that Start is called; false if the task was told to stop before.
-func (r *Run) begin() bool {
+// begin marks that Start is called, unless the task was told to stop before: then it returns what for.
+func (r *Run) begin() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.started = r.told == nil
-	return r.started
+	return r.told
 }
 
 // guard turns a panic into an error that has the stack.

@@ -35,7 +35,8 @@ type Handler func(ctx context.Context, task Task) error
 //   - next is called once. A second call gets an error, and so does one that comes when the handler has returned: to run a task again is for
 //     [Retry]. If the handler returns while next is at work in another goroutine, the task's ctx is cancelled; the run ends with what the
 //     handler returned, when the task has returned, too.
-//   - next runs the task that it is given. If that is not the one that came, its Init, Start and Stop are the ones that count.
+//   - next runs the task that it is given. If that is not the one that came, its Init, Start and Stop are the ones that count; after a reload
+//     only Start and Stop, since the one that came has had its Init: so wrap that one.
 //   - Whoever is told to stop after Start has returned and before the handler has, is not told by Stop, but by the end of its ctx.
 //
 // In a reload the Init of the new instance runs beside the old one, and there may be no Start; no middleware is around that Init. It is

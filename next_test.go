@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // What next cannot work with is refused, with an error that says why, and the task does not run.
@@ -207,6 +209,56 @@ func TestMiddlewareReplacesTheTask(t *testing.T) {
 		require.Equal(t, StateStopped, wait(t, client, id).State)
 		require.Empty(t, b.running)
 	})
+}
+
+// wrapped hides all but Init and Start of a task, and says when they are called.
+type wrapped struct {
+	Task
+	calls chan<- string
+}
+
+func (w wrapped) Init(ctx context.Context, data json.RawMessage) error {
+	w.calls <- "init " + string(data)
+	return w.Task.Init(ctx, data)
+}
+
+func (w wrapped) Start(ctx context.Context) error {
+	w.calls <- "start"
+	return w.Task.Start(ctx)
+}
+
+// A reload has called the Init of the task that came: not once more by way of the one that wraps it.
+func TestReloadOfAWrappedTask(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		v, calls := newVersions(), make(chan string, 10)
+		registry := NewRegistry()
+		registry.RegisterWith("test/versions", v.factory, TaskOptions{Middleware: []Middleware{func(next Handler) Handler {
+			return func(ctx context.Context, task Task) error { return next(ctx, wrapped{task, calls}) }
+		}}})
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		id := start(t, client, "test/versions", "one")
+		require.Equal(t, "one", receive(t, "start", v.starts))
+		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
+		require.Equal(t, "two", receive(t, "start of the new", v.starts))
+		requireOrder(t, calls, `init "one"`, "start", "start")
+		require.NoError(t, client.Stop(testContext(t), id))
+		require.Equal(t, StateStopped, wait(t, client, id).State)
+	})
+}
+
+// A task that was told to stop before its Start: next says so, also when its ctx has not ended yet.
+func TestNextOfATaskThatDoesNotStart(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{EventBuffer: 10})
+	e.entries = map[string]*entry{"test/x": {name: "test/x"}}
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1})
+	r.task = (&script{start: func(context.Context) error { t.Error("Start is called"); return nil }}).task()
+	r.told = ErrStopped // what tells it has not come to its ctx
+	require.NoError(t, r.base.Err())
+	require.Equal(t, ErrStopped, r.work())
+	require.Equal(t, StateStopped, r.Outcome(ErrStopped))
+	r.cancel(nil)
 }
 
 // Stop is not called for a Start that has returned: what its middleware still does is told by the end of its ctx.

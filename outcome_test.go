@@ -44,6 +44,7 @@ func TestTimeoutAfter(t *testing.T) {
 		registry := NewRegistry()
 		registry.RegisterWith("test/short", b.factory, TaskOptions{Timeout: time.Hour, Middleware: []Middleware{after(time.Minute, 100*time.Millisecond)}})
 		registry.RegisterWith("test/options", b.factory, TaskOptions{Timeout: 100 * time.Millisecond, Middleware: []Middleware{after(time.Hour)}})
+		registry.RegisterWith("test/none", b.factory, TaskOptions{Timeout: time.Hour, Middleware: []Middleware{after(0)}})
 		registry.Register("test/off", Func(func(ctx context.Context, _ any) error {
 			called <- FromContext(ctx).TimeoutAfter(time.Hour)()
 			return nil
@@ -56,6 +57,7 @@ func TestTimeoutAfter(t *testing.T) {
 			require.Equal(t, "redtask: the task ran longer than its timeout of 100ms", record.Error, name)
 			require.ErrorIs(t, receive(t, "cause", b.causes), ErrTimedOut)
 		}
+		require.Equal(t, "redtask: the task ran longer than its timeout of 0s", wait(t, client, start(t, client, "test/none", nil)).Error)
 		require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/off", nil)).State)
 		require.True(t, receive(t, "called off", called))
 	})
