@@ -2,8 +2,10 @@ package redtasktest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -104,4 +106,25 @@ func ExampleHarness_RequireStarted() {
 	record := h.RequireStarted("app/welcome", welcome{To: "ann@example.com"})
 	fmt.Println(record.State, string(record.Data))
 	// Output: WAIT {"to":"ann@example.com"}
+}
+
+// A day and all retries pass in no time.
+func ExampleHarness_Finish() {
+	t := newT() // in place of a test's
+	defer t.end()
+
+	runs := 0
+	registry := redtask.NewRegistry()
+	registry.RegisterWith("mail/remind", redtask.Func(func(context.Context, string) error {
+		if runs++; runs == 1 {
+			return errors.New("the mail server is away")
+		}
+		return nil
+	}), redtask.TaskOptions{Retry: &redtask.Retry{Attempts: 3, Backoff: redtask.Constant(time.Hour)}})
+	h := redtasktest.NewWith(t, registry, redtasktest.Options{Clock: time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)})
+	id, err := h.Client.StartWith(t.Context(), "mail/remind", "ada@example.com", redtask.StartOptions{In: 24 * time.Hour})
+	require.NoError(t, err)
+	result := h.Finish(id).RequireState(redtask.StateEnded).RequireRetries(1)
+	fmt.Println(result.Record.EndedAt.UTC().Format(time.DateTime))
+	// Output: 2026-11-27 10:00:00
 }
