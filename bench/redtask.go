@@ -19,7 +19,6 @@ import (
 const (
 	redtaskName  = "bench/noop"
 	redtaskEvent = "tick"
-	redtaskKeys  = redtask.DefaultPrefix + ":{" + redtask.DefaultQueue + "}:"
 )
 
 func redtaskEntrant() entrant {
@@ -31,7 +30,6 @@ type redtaskSystem struct {
 	client *redtask.Client   // of the first queue
 	queues []*redtask.Client // that tasks are started in, by turns
 	turn   atomic.Int64
-	next   atomic.Int64 // for the IDs of delayed tasks
 }
 
 func openRedtask(_ context.Context, addr string, _ int) (system, error) {
@@ -64,19 +62,8 @@ func (s *redtaskSystem) startMany(ctx context.Context, data []payload) error {
 	return err
 }
 
-// startAt writes a scheduled task with plain commands, as the client has no delayed start yet. Runners learn of it with the next renewal of
-// their lease, 5 s later at most.
 func (s *redtaskSystem) startAt(ctx context.Context, at time.Time, data payload) error {
-	encoded, err := json.Marshal(data)
-	if err != nil {
-		return err
-	}
-	id, due := "delayed-"+strconv.FormatInt(s.next.Add(1), 10), at.UnixMilli()
-	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, redtaskKeys+"task:"+id, "task", redtaskName, "data", encoded, "state", "SCHEDULED", "due_at", due)
-		p.ZAdd(ctx, redtaskKeys+"scheduled", redis.Z{Score: float64(due), Member: id})
-		return nil
-	})
+	_, err := s.client.StartWith(ctx, redtaskName, data, redtask.StartOptions{At: at})
 	return err
 }
 

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,7 @@ func examine(w *world, l *load, f *fault) *check {
 		c.runsOf(l.tasks[id])
 		c.eventsOf(l.tasks[id])
 	}
+	c.oneOfAKey()
 	c.recoveryTimes()
 	c.world.insist("connections of workers, which all have the same name", func(ctx context.Context) error {
 		connected, err := w.workersConnected(ctx)
@@ -174,7 +176,7 @@ func (c *check) runsOf(s *started) {
 	if record == nil {
 		return
 	}
-	if !c.fault.loses && record.Attempt > 1 {
+	if !c.fault.loses && record.Attempt > max(1, s.wish.attempts) {
 		c.problem("task %s counts %d attempts: deploys and deaths are none", s.id, record.Attempt)
 	}
 	if record.Recoveries > mostRecovers+1 {
@@ -206,6 +208,26 @@ func (c *check) pair(s *started, a, b *run) {
 	default:
 		c.doubled++
 		c.problem("DOUBLED: task %s: epochs %d (pid %d, %s) and %d (pid %d) worked %s at the same time", s.id, a.epoch, a.pid, a.cause, b.epoch, b.pid, both)
+	}
+}
+
+// oneOfAKey checks that no two tasks of one key ran at the same time.
+func (c *check) oneOfAKey() {
+	runs := map[string][]*run{}
+	for id, s := range c.load.tasks {
+		if s.wish.task == "chaos/keyed" {
+			runs[s.key] = append(runs[s.key], c.history.runs[id]...)
+		}
+	}
+	for key, all := range runs {
+		slices.SortFunc(all, func(a, b *run) int { return cmp.Compare(a.from, b.from) })
+		for i, a := range all {
+			for _, b := range all[i+1 : min(len(all), i+10)] {
+				if both := c.history.together(a, b); both > 0 && !(c.world.lossy() && (c.nearBreak(a) || c.nearBreak(b))) {
+					c.problem("two tasks of %s worked %s at the same time: epochs %d (pid %d, %s) and %d (pid %d)", key, both, a.epoch, a.pid, a.cause, b.epoch, b.pid)
+				}
+			}
+		}
 	}
 }
 

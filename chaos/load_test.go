@@ -23,6 +23,9 @@ type wish struct {
 	id     string // prefix of its ID; else the client draws one
 	stop   bool   // it works until it is stopped
 	most   int    // so many in a world; 0: no bound
+
+	options  func(w *world) redtask.StartOptions // what its starts say beside; nil: nothing
+	attempts int                                 // that it makes by its policy; 0: one
 }
 
 var (
@@ -37,6 +40,25 @@ var usual = []wish{
 	{weight: 10, task: "chaos/job", data: map[string]any{"ms": 1500, "emits": 10}, ends: ended},
 	{weight: 5, task: "chaos/job", data: map[string]any{"fail": true}, ends: []redtask.State{redtask.StateError}},
 	{weight: 5, task: "chaos/job", data: map[string]any{"wrong": true}, ends: exception},
+	{weight: 10, task: "chaos/job", data: map[string]any{"ms": 20, "until": 3}, ends: ended, options: retried, attempts: 3},
+	{weight: 10, task: "chaos/job", data: map[string]any{"ms": 20}, ends: ended, options: delayed},
+	{weight: 15, task: "chaos/keyed", data: map[string]any{"ms": 30}, ends: ended, options: keyed},
+}
+
+func retried(*world) redtask.StartOptions {
+	return redtask.StartOptions{Retry: &redtask.Retry{Attempts: 5, Backoff: redtask.Constant(100 * time.Millisecond)}}
+}
+
+func delayed(w *world) redtask.StartOptions {
+	return redtask.StartOptions{In: w.between(time.Millisecond, 3*time.Second), Priority: redtask.PriorityLow}
+}
+
+// keyed are tasks of which one of a key runs at a time: by a limit, or because they keep their order.
+func keyed(w *world) redtask.StartOptions {
+	n := w.intN(4)
+	return redtask.StartOptions{
+		Key: "key-" + strconv.Itoa(n), Ordered: n%2 == 0, Priority: []redtask.Priority{redtask.PriorityHigh, redtask.PriorityNormal}[w.intN(2)],
+	}
 }
 
 // started is what is known of one task of the load.
@@ -45,6 +67,7 @@ type started struct {
 	id     string
 	at     int64 // when its start was acknowledged; 0: it is not known whether it was started
 	raw    bool  // by plain commands, without a client
+	key    string
 	stop   int64 // when a stop was acknowledged
 	maybe  bool  // a stop whose answer was lost
 	again  int   // restarts, those whose answer was lost among them
@@ -147,19 +170,24 @@ func (l *load) begin(wanted *wish) {
 	case l.world.intN(3) == 0:
 		s.id = "own-" + strconv.Itoa(number)
 	}
+	options := redtask.StartOptions{}
+	if wanted.options != nil {
+		options = wanted.options(l.world)
+	}
+	options.ID, s.key = s.id, options.Key
 	switch way := l.world.intN(10); {
-	case way == 0 && s.id != "":
+	case way == 0 && s.id != "" && wanted.options == nil:
 		s.raw = true
 		err = l.plain(ctx, s)
 	case way == 1:
 		var ids []string
-		ids, err = l.world.client.StartMany(ctx, []redtask.StartRequest{{Task: wanted.task, Data: wanted.data, StartOptions: redtask.StartOptions{ID: s.id}}})
+		ids, err = l.world.client.StartMany(ctx, []redtask.StartRequest{{Task: wanted.task, Data: wanted.data, StartOptions: options}})
 		if err == nil {
 			s.id = ids[0]
 		}
 	default:
 		var id string
-		id, err = l.world.client.StartWith(ctx, wanted.task, wanted.data, redtask.StartOptions{ID: s.id})
+		id, err = l.world.client.StartWith(ctx, wanted.task, wanted.data, options)
 		if err == nil {
 			s.id = id
 		}
@@ -232,7 +260,7 @@ func (l *load) anyShort(last int) *started {
 		return nil
 	}
 	s := l.tasks[l.order[max(0, len(l.order)-1-l.world.intN(last))]]
-	if s.wish.stop || s.wish.task != "chaos/job" {
+	if s.wish.stop || s.wish.task != "chaos/job" && s.wish.task != "chaos/keyed" {
 		return nil
 	}
 	return s

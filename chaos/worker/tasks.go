@@ -30,6 +30,9 @@ func register(registry *redtask.Registry, version string) {
 	if version == "b" {
 		tasks["chaos/new"] = func() redtask.Task { return &job{} }
 	}
+	registry.RegisterWith("chaos/keyed", func() redtask.Task { return &job{} }, redtask.TaskOptions{
+		StopTimeout: 500 * time.Millisecond, Limits: redtask.Limits{Concurrency: 20, KeyConcurrency: 1},
+	})
 	for name, factory := range tasks {
 		registry.RegisterWith(name, factory, redtask.TaskOptions{StopTimeout: 500 * time.Millisecond})
 	}
@@ -41,6 +44,7 @@ type common struct {
 	Emits  int    `json:"emits"`  // events meanwhile
 	Fail   bool   `json:"fail"`   // end in ERROR
 	Wrong  bool   `json:"wrong"`  // end in EXCEPTION
+	Until  int    `json:"until"`  // ... until this attempt
 	Where  string `json:"where"`  // to panic
 	Times  int64  `json:"times"`  // to end the process
 	Bytes  int    `json:"bytes"`  // of output
@@ -146,7 +150,7 @@ func (t *job) Start(ctx context.Context) error {
 		switch {
 		case t.data.Fail:
 			return redtask.Failf("as told")
-		case t.data.Wrong:
+		case t.data.Wrong, run.Attempt() < t.data.Until:
 			return errors.New("as told")
 		}
 		return nil

@@ -52,13 +52,14 @@ if tonumber(last) < tonumber(before) then
 end
 
 local codes, claims, drops, faults = {}, {}, {}, {}
-local last_epoch = ''
 local gone, settled = {}, {}           -- members to remove from running, IDs whose pending intent is settled
 local left = {}                        -- members whose claim has ended: by an earlier item of this batch, or by a later claim
 local joined = {}                      -- members that a swap of this batch has made
 local back, back_members = {}, {}
 local final = {}                       -- index -> {score, id, ...}
-local extras, due                      -- of claims that have some
+-- What else the claims have for the reply: in a table, since in miniredis a caught error parts the variables that functions share with
+-- this chunk.
+local late = { epoch = '' }
 local held_by_tasks                    -- what holds() made
 local pending = try('HLEN', control)
 local intents = not failed(pending) and pending > 0
@@ -435,13 +436,15 @@ local function admit(id, key, name, json, restarts, number)
       faults[#faults + 1] = at
       return nil
     end
-    good, at, refusal = true, nil, at -- it ends where someone will see it
+    refusal = at -- it ends where someone will see it
+    good, at = true, nil
   elseif tonumber(found[2] or '') and tonumber(found[2]) < tonumber(now) then
     refusal = 'expired'
   end
-  due = at and (not due or at < due) and at or due
+  late.due = at and (not late.due or at < late.due) and at or late.due
   if good and (json or restarts or refusal ~= '') then
-    extras = extras or {}
+    local extras = late.extras or {}
+    late.extras = extras
     local n = #extras
     extras[n + 1], extras[n + 2], extras[n + 3], extras[n + 4] = number, json or '', restarts or '', refusal
   end
@@ -517,7 +520,7 @@ local function take(found)
     local epoch = integer(drawn - n + i)
     epochs[i], members[i] = epoch, epoch .. ':' .. found.ids[i]
   end
-  last_epoch = epochs[n]
+  late.epoch = epochs[n]
   redis.call('SADD', running, unpack(members))
   for i = 1, n do
     local key = found.keys[i]
@@ -557,7 +560,7 @@ local function peek(list, n, ids)
   return #found
 end
 
--- Returns 1 if IDs may remain in line, -1 if the queue is paused.
+-- Returns 1 if IDs may remain in line, -1 if the queue is paused; and whether a broken key kept it from claiming.
 local function claim()
   local ids, sources, counts = {}, { inbox, wait }, {}
   local beside = protected('EXISTS', base .. 'paused', wait .. ':high', wait .. ':low')
@@ -575,8 +578,7 @@ local function claim()
   local found = { ids = {}, keys = {}, again = {}, attempts = {}, seen = {} }
   limits = limits and cjson.decode(limits)
   if not read(ids, found) or (found.ids[1] and not take(found)) then
-    claims, extras = {}, nil
-    return 0
+    return 0, true
   end
   for i = 1, #sources do
     if counts[i] > 0 then
@@ -591,7 +593,7 @@ local function claim()
   end
   if held_by_tasks then
     local at = on_holds('follow')
-    due = at and (not due or at < due) and at or due
+    late.due = at and (not late.due or at < late.due) and at or late.due
   end
   if #ids == want and beside ~= 0 then
     on_holds('wake') -- others can take what this runner has no slot for
@@ -601,13 +603,16 @@ end
 
 apply_items()
 release()
-local more = 0
+local more, failed_claim = 0, false
 if want > 0 then
-  more = claim()
+  more, failed_claim = claim()
 end
 redis.call('HSET', runner, 'batch', batch)
-local reply = { 'ok', now, codes, claims, last_epoch, drops, faults, more }
-if extras or due then
-  reply[9], reply[10] = extras or {}, due and integer(due) or ''
+if failed_claim then
+  return { 'ok', now, codes, {}, '', drops, faults, more }
+end
+local reply = { 'ok', now, codes, claims, late.epoch, drops, faults, more }
+if late.extras or late.due then
+  reply[9], reply[10] = late.extras or {}, late.due and integer(late.due) or ''
 end
 return reply

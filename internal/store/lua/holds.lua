@@ -121,6 +121,9 @@ local function holds(base, now)
     end
     if #ids > 0 then
       redis.call('ZREM', held, unpack(ids))
+      if redis.call('EXISTS', held) == 0 then
+        redis.call('ZREM', timers, 'held:' .. limit)
+      end
     end
   end
 
@@ -262,6 +265,9 @@ local function holds(base, now)
     local lane = base .. 'order:' .. key
     local was_first = redis.call('ZRANGE', lane, 0, 0)[1] == id
     redis.call('ZREM', lane, id)
+    if redis.call('ZCARD', lane) < 2 then
+      redis.call('ZREM', timers, 'order:' .. key)
+    end
     for _ = 1, was_first and MOST or 0 do
       local following = redis.call('ZRANGE', lane, 0, 0)[1]
       if not following then

@@ -94,7 +94,7 @@ local function start(i, n)
     return answer
   end
   local key = tasks .. id
-  return taken(id, nonce, key) or write(id, key, i + 3, n)
+  return not (nonce == '' and all_fresh) and taken(id, nonce, key) or write(id, key, i + 3, n)
 end
 
 local i = 2

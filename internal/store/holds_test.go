@@ -1,0 +1,202 @@
+package store
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// registerWithLimits gives a runner that says what limits the name test/a has.
+func (e *env) registerWithLimits(runner, limits string) {
+	e.t.Helper()
+	info := RunnerInfo{ID: runner, Lease: time.Minute, Silence: 40 * time.Second, Names: []string{"test/a"}, Limits: `{"test/a":` + limits + `}`}
+	ok, _, err := e.queue.Register(e.ctx(), &info)
+	require.NoError(e.t, err)
+	require.True(e.t, ok)
+	e.numbers[runner] = 0
+}
+
+func (e *env) startSpecial(id, options, spec string) error {
+	e.t.Helper()
+	tasks := []NewTask{{ID: id, Nonce: "n" + id, Task: "test/a", Data: "1", Options: options, Spec: spec}}
+	faults, err := e.queue.Start(e.ctx(), tasks)
+	require.NoError(e.t, err)
+	return faults[0]
+}
+
+func withOptions(options, rest string) string { return `{"options":` + options + rest + `}` }
+
+// A key that a special start needs holds another type: that start is refused and leaves nothing, its neighbours are started.
+func TestSpecialStartOnKeysOfTheWrongType(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		ordered := `{"key":"k","ordered":true}`
+		for key, task := range map[string]NewTask{
+			"order:k":   {Options: ordered, Spec: withOptions(ordered, "")},
+			"once:u":    {Options: "{}", Spec: withOptions("{}", `,"once":{"key":"u","release":"end","conflict":"refuse"}`)},
+			"scheduled": {Options: "{}", Spec: withOptions("{}", `,"delay_ms":1000`)},
+			"wait:high": {Options: `{"priority":"high"}`, Spec: withOptions(`{"priority":"high"}`, "")},
+		} {
+			e.spoil(e.keys.base + key)
+			if key == "once:u" { // a string as well, but of another kind
+				e.do("DEL", e.keys.base+key)
+				e.do("LPUSH", e.keys.base+key, "x")
+			}
+			task.ID, task.Nonce, task.Task = "bad "+key, "n", "test/a"
+			faults, err := e.queue.Start(e.ctx(), []NewTask{{ID: "before " + key, Nonce: "n", Task: "test/a"}, task, {ID: "after " + key, Nonce: "n", Task: "test/a"}})
+			require.NoError(t, err, key)
+			require.NoError(t, faults[0], key)
+			require.ErrorIs(t, faults[1], ErrWrongType, key)
+			require.NoError(t, faults[2], key)
+			require.Empty(t, e.hash(task.ID), "it is on no key")
+			require.Equal(t, []string{"after " + key, "before " + key}, e.line()[:2])
+			e.do("DEL", e.keys.base+key)
+		}
+	})
+}
+
+// A key that a claim of a limited task needs holds another type: its runner is told, and its neighbours are claimed.
+func TestLimitsOnKeysOfTheWrongType(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":5,"rate":10,"per_ms":1000}`)
+		for _, key := range []string{"limit:test/a", "rate:test/a", "order:k"} {
+			e.set("plain", "task", "test/b")
+			e.set("bad", "task", "test/a", "options", `{"key":"k","ordered":true}`)
+			e.do("LPUSH", e.keys.wait, "bad", "plain")
+			e.spoil(e.keys.base + key)
+			result := e.commit("r", 10, nil)
+			require.Equal(t, []string{"bad", "plain"}, claimed(result), key)
+			require.Contains(t, result.Claims[0].Refused, "WRONGTYPE", key)
+			require.Empty(t, result.Claims[1].Refused)
+			require.Empty(t, result.Faults)
+			e.commit("r", 0, func(b *Batch) {
+				for _, c := range result.Claims {
+					b.Leave(c.ID, c.member(), &Leave{State: "EXCEPTION", Event: tail(&c, 1), Holds: true})
+				}
+			})
+			require.Equal(t, "EXCEPTION", e.state("bad"))
+			require.Equal(t, "EXCEPTION", e.state("plain"))
+			e.do("DEL", e.keys.base+key, e.keys.task("bad"), e.keys.task("plain"))
+		}
+	})
+}
+
+// The end of a run that holds a place brings exactly one of those behind it, also if it is said twice, and none if the run is no more the runner's.
+func TestLeaveOfAHolder(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("first", "second", "third")
+		result := e.commit("r", 10, nil)
+		require.Equal(t, []string{"first"}, claimed(result))
+		require.Equal(t, []string{"second", "third"}, e.zset(e.keys.base+"held:test/a"))
+		require.Equal(t, "test/a", e.hash("second")["held_by"])
+		require.Empty(t, e.line())
+		c := result.Claims[0]
+		stale := Claim{ID: "first", Epoch: c.Epoch - 1}
+		lost := e.commit("r", 0, func(b *Batch) {
+			b.Leave("first", stale.member(), &Leave{State: "ENDED", Event: tail(&c, 1), Holds: true})
+		})
+		require.Equal(t, []string{"lost"}, lost.Codes)
+		require.Empty(t, e.line(), "the place is still taken")
+		batch := &Batch{Number: e.numbers["r"] + 1}
+		batch.Leave("first", c.member(), &Leave{State: "ENDED", Event: tail(&c, 1), Holds: true})
+		for _, want := range []Outcome{Applied, Replayed} {
+			result, err := e.queue.Commit(e.ctx(), "r", batch)
+			require.NoError(t, err)
+			require.Equal(t, want, result.Outcome)
+			require.Equal(t, []string{"second"}, e.line())
+		}
+		e.numbers["r"]++
+		require.Empty(t, e.do("SMEMBERS", e.keys.base+"limit:test/a"))
+		result = e.commit("r", 10, nil)
+		require.Equal(t, []string{"second"}, claimed(result))
+		require.Empty(t, e.hash("second")["held_by"])
+		require.Empty(t, e.hash("second")["place"])
+	})
+}
+
+// One that was brought forward and finds no room goes back to its place; what comes anew goes behind it.
+func TestBroughtForwardInVain(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("first", "second", "third")
+		first := e.commit("r", 10, nil).Claims[0]
+		e.do("ZADD", e.keys.base+"timers", 1, "held:test/a") // the safety net brings one to look
+		_, err := e.queue.Promote(e.ctx(), 10)
+		require.NoError(t, err)
+		require.Equal(t, []string{"second"}, e.line())
+		e.start("fourth")
+		require.Empty(t, claimed(e.commit("r", 10, nil)))
+		require.Equal(t, []string{"second", "third", "fourth"}, e.zset(e.keys.base+"held:test/a"))
+		var order []string
+		for c := first; len(order) < 3; {
+			result := e.commit("r", 10, func(b *Batch) {
+				b.Leave(c.ID, c.member(), &Leave{State: "ENDED", Event: tail(&c, 1), Holds: true})
+			})
+			require.Len(t, result.Claims, 1, fmt.Sprint(order))
+			c = result.Claims[0]
+			order = append(order, c.ID)
+		}
+		require.Equal(t, []string{"second", "third", "fourth"}, order)
+	})
+}
+
+// A place whose task does not run any more, whatever made it keep that, is found by the safety net.
+func TestPlacesOfTheGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":2}`)
+		e.do("SADD", e.keys.base+"limit:test/a", "nobody", "ended")
+		e.set("ended", "task", "test/a", "state", "ENDED")
+		e.start("waits")
+		require.Empty(t, claimed(e.commit("r", 10, nil)))
+		e.do("ZADD", e.keys.base+"timers", 1, "held:test/a")
+		_, err := e.queue.Promote(e.ctx(), 10)
+		require.NoError(t, err)
+		require.Equal(t, []string{"waits"}, claimed(e.commit("r", 10, nil)))
+	})
+}
+
+// A due task whose order cannot be read goes in line: its claim says what is wrong.
+func TestPromoteWithABrokenOrder(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		ordered := `{"key":"k","ordered":true}`
+		require.NoError(t, e.startSpecial("later", ordered, withOptions(ordered, `,"delay_ms":60000`)))
+		e.do("ZADD", e.keys.scheduled, 1, "later")
+		e.spoil(e.keys.base + "order:k")
+		promoted, err := e.queue.Promote(e.ctx(), 10)
+		require.NoError(t, err)
+		require.Equal(t, 1, promoted.Moved)
+		e.register("r")
+		result := e.commit("r", 10, nil)
+		require.Len(t, result.Claims, 1)
+		require.Contains(t, result.Claims[0].Refused, "WRONGTYPE")
+	})
+}
+
+// The start of a unique task whose answer was lost is made again: it is the same task, not a conflict with itself.
+func TestSpecialStartIsReplayed(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		spec := withOptions("{}", `,"once":{"key":"u","release":"end","conflict":"refuse","ttl_ms":60000}`)
+		task := func(id, nonce string) []NewTask {
+			return []NewTask{{ID: id, Nonce: nonce, Task: "test/a", Data: "1", Options: `{"once":{"key":"u","release":"end"}}`, Spec: spec}}
+		}
+		for range 2 {
+			faults, err := e.queue.Start(e.ctx(), task("drawn", ""))
+			require.NoError(t, err)
+			require.NoError(t, faults[0])
+		}
+		require.Equal(t, []string{"drawn"}, e.line())
+		faults, err := e.queue.Start(e.ctx(), task("other", ""))
+		require.NoError(t, err)
+		require.ErrorIs(t, faults[0], ErrNotUnique)
+		require.Empty(t, e.hash("other"))
+		require.NoError(t, e.queue.Remove(e.ctx(), "drawn"))
+		for range 2 {
+			faults, err = e.queue.Start(e.ctx(), task("own", "nonce"))
+			require.NoError(t, err)
+			require.NoError(t, faults[0])
+		}
+		require.Equal(t, "own", e.do("GET", e.keys.base+"once:u"))
+	})
+}
