@@ -32,7 +32,7 @@ var imports = map[string]string{
 	"builtin": "github.com/redtask/redtask/builtin", "context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http",
 	"json": "encoding/json", "log": "log", "os": "os", "redis": "github.com/redis/go-redis/v9", "redtask": "github.com/redtask/redtask",
 	"redtasktest": "github.com/redtask/redtask/redtasktest", "require": "github.com/stretchr/testify/require", "signal": "os/signal",
-	"slog": "log/slog", "strings": "strings", "syscall": "syscall", "testing": "testing", "time": "time", "tls": "crypto/tls", "x509": "crypto/x509",
+	"slices": "slices", "slog": "log/slog", "strings": "strings", "syscall": "syscall", "testing": "testing", "time": "time", "tls": "crypto/tls", "x509": "crypto/x509",
 }
 
 var languages = []string{"console", "go", "json", "sh", "text"}
