@@ -236,6 +236,7 @@ func producerCalls(t *testing.T, producer *env) {
 	_, err = client.WatchQueue(ctx)
 	require.NoError(t, err)
 	producerPlaces(t, client)
+	producerSchedule(t, producer)
 	manyTasks(t, client)
 }
 

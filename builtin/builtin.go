@@ -1,11 +1,13 @@
 // Package builtin configures the tasks that ship with redtask and run in every queue of every runner unless the application says
-// otherwise: the monitor, which puts the tasks of dead runners back in line, and the cleanup, which removes old records of final tasks.
+// otherwise: the monitor, which puts the tasks of dead runners back in line, the cleanup, which removes old records of final tasks, and the
+// cron, which starts tasks by the schedule in Redis.
 //
-// Without any configuration both run with their defaults. To change one, list both:
+// Without any configuration all run with their defaults. To change one, list all; what is left out does not run:
 //
 //	redtask.RunnerOptions{Locals: []redtask.Local{
 //		builtin.Monitor(builtin.MonitorOptions{MaxRecoveries: 3}),
 //		builtin.Cleanup(builtin.CleanupOptions{Handler: archive}),
+//		builtin.Cron(builtin.CronOptions{}),
 //	}}
 //
 // They run as part of their runner: they take no slot, hold nothing that others wait for, and any number of them may work in a queue
