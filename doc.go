@@ -63,7 +63,7 @@
 // A [Runner] serves one or several queues, each with its own number of tasks at a time. It proves that it lives with one lease for each
 // queue, however many tasks run. When it dies, the tasks go back in line within [RunnerOptions.Lease] plus a second, 16 s by default, as
 // long as another runner of the queue lives; that is the work of the monitor, which runs in every runner together with the cleanup of old
-// records. Package [builtin] configures both.
+// records and the cron, which starts what the schedule says. Package [builtin] configures them.
 //
 // [Runner.Run] blocks until its ctx ends and then gives everything back; [Runner.Start] and [Runner.Shutdown] are for those who embed it.
 //
