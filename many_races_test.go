@@ -119,6 +119,57 @@ func TestRestartManyWhileTasksRun(t *testing.T) {
 	})
 }
 
+// between calls back before each pipeline of scripts: after the look at tasks, before the deed.
+type between struct {
+	lossy
+	call func(step int)
+	step int
+}
+
+func (b *between) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (b *between) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() == "evalsha" {
+			b.call(b.step)
+			b.step++
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// Between the look and the deed of each step others restart some of its tasks, which run and fail anew before the deed: they are as they
+// were looked at, but for their epoch, and are left alone.
+func TestRestartManyLeavesAloneWhatRanMeanwhile(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		const n, steps, moved = 192, 3, 10
+		c := &counted{runs: map[string]int{}}
+		registry := NewRegistry()
+		registry.Register("test/fails", Func(c.run))
+		client := e.runner(t, registry, nil).Client()
+		ids := e.failed(t, n)
+		for _, id := range ids {
+			e.do(t, "HSET", e.key("task:"+id), "task", "test/fails")
+		}
+		rdb := redis.NewClient(&redis.Options{Addr: e.rdb.Options().Addr})
+		t.Cleanup(func() { _ = rdb.Close() })
+		rdb.AddHook(&between{call: func(step int) {
+			for _, id := range ids[step*n/steps:][:moved] {
+				require.NoError(t, client.Restart(testContext(t), id))
+				require.Equal(t, "run 1 of it", wait(t, client, id).Error)
+			}
+		}})
+		walker, err := NewClient(rdb, ClientOptions{Prefix: e.prefix})
+		require.NoError(t, err)
+		done, err := walker.RestartMany(testContext(t), Filter{State: StateError, NewerThan: time.Hour})
+		require.NoError(t, err)
+		require.Equal(t, Many{Looked: n, Matched: n, Done: n - steps*moved, Moved: steps * moved}, done)
+		for _, id := range ids {
+			require.Equal(t, "run 1 of it", wait(t, client, id).Error, "once, by this call or by the others")
+		}
+	})
+}
+
 // Runners claim from the line, producers add to it, while it is stopped from the other end: each task either ran or was stopped.
 func TestStopManyWhileTasksRun(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -142,7 +142,7 @@ func TestTwoProcesses(t *testing.T) {
 	e, _ := processes(t, 2)
 	client, ctx := e.client(t), testContext(t)
 
-	ids := startAll(t, client, many(20, "test/flaky", func(i int, o *StartOptions) { o.Headers = map[string]string{"tenant": "a"} }))
+	ids := startAll(t, client, many(20, "test/flaky", func(_ int, o *StartOptions) { o.Headers = map[string]string{"tenant": "a"} }))
 	records, err := client.WaitMany(ctx, ids)
 	require.NoError(t, err)
 	for i, record := range records {

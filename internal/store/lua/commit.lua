@@ -426,7 +426,7 @@ end
 
 -- Whether a task that has options, or whose name has limits, may run now. What its runner must know goes with the claim, under its number.
 -- nil if a key cannot be used just now.
-local function admit(id, key, name, json, restarts, number)
+local function admit(id, key, name, json, restarts, number, began)
   local found = redis.call('HMGET', key, 'place', 'expires_at')
   local options = on_holds('options', json)
   local good, at = on_holds('admit', id, name, options, limits and limits[name], found[1])
@@ -438,7 +438,7 @@ local function admit(id, key, name, json, restarts, number)
     end
     refusal = at -- it ends where someone will see it
     good, at = true, nil
-  elseif tonumber(found[2] or '') and tonumber(found[2]) < tonumber(now) then
+  elseif not began and tonumber(found[2] or '') and tonumber(found[2]) < tonumber(now) then
     refusal = 'expired'
   end
   late.due = at and (not late.due or at < late.due) and at or late.due
@@ -469,7 +469,7 @@ local function look(id, key, record, found)
     found.seen[id] = true
     local n = #found.ids + 1
     if json or restarts or (limits and limits[name]) then
-      local admitted = admit(id, key, name, json, restarts, n)
+      local admitted = admit(id, key, name, json, restarts, n, record[4])
       if not admitted then
         return admitted ~= nil
       end
