@@ -223,7 +223,8 @@ func (c *check) oneOfAKey() {
 		slices.SortFunc(all, func(a, b *run) int { return cmp.Compare(a.from, b.from) })
 		for i, a := range all {
 			for _, b := range all[i+1 : min(len(all), i+10)] {
-				if both := c.history.together(a, b); both > 0 && !(c.world.lossy() && (c.nearBreak(a) || c.nearBreak(b))) {
+				excused := c.world.lossy() && (c.nearBreak(a) || c.nearBreak(b))
+				if both := c.history.together(a, b); both > 0 && !excused {
 					c.problem("two tasks of %s worked %s at the same time: epochs %d (pid %d, %s) and %d (pid %d)", key, both, a.epoch, a.pid, a.cause, b.epoch, b.pid)
 				}
 			}
