@@ -263,7 +263,9 @@ func newRecord(queue, id string, h map[string]string) *Record {
 	if text := h["options"]; text != "" {
 		o, _ := parseOptions(text) // what is wrong there its run will tell
 		r.Priority, r.Key, r.Ordered, r.Headers = o.Priority, o.Key, o.Ordered, o.Headers
-		r.Deadline = millis(strconv.FormatInt(o.DeadlineAt, 10))
+		if o.DeadlineAt > 0 {
+			r.Deadline = time.UnixMilli(o.DeadlineAt)
+		}
 	}
 	if r.State == "" {
 		r.State = StateWait

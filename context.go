@@ -36,7 +36,6 @@ type Run struct {
 	deadline  int64 // Unix ms by Redis' clock; 0: none
 	headers   map[string]string
 	key       string
-	priority  Priority
 	restarts  string // of late, as its record has them
 
 	born     time.Time // when this process learned of it

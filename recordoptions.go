@@ -128,5 +128,5 @@ func (r *Run) apply(text string) {
 	if o.TimeoutMS > 0 {
 		r.timeout = ms(o.TimeoutMS)
 	}
-	r.deadline, r.headers, r.key, r.priority = o.DeadlineAt, o.Headers, o.Key, o.Priority
+	r.deadline, r.headers, r.key = o.DeadlineAt, o.Headers, o.Key
 }
