@@ -31,6 +31,6 @@ func (q *Queue) Resume(ctx context.Context) error {
 
 // Reschedule makes a task that waits due at another time, Unix ms, or after a delay if that is not 0.
 func (q *Queue) Reschedule(ctx context.Context, id string, at int64, delay time.Duration) error {
-	_, err := q.control(ctx, scriptReschedule, id, []string{q.keys.wait}, at, delay.Milliseconds())
+	_, err := q.control(ctx, scriptReschedule, id, []string{q.keys.wait, q.keys.scheduled}, at, delay.Milliseconds())
 	return err
 }

@@ -10,7 +10,7 @@
 local entries, entry, wait = KEYS[1], KEYS[2], KEYS[3]
 local base, name, seen, following, id, overlap, json = unpack(ARGV)
 
-redis.call('ZREM', entries, '')
+make_room() -- a full Redis must not refuse the task and take the next time
 local score = decimal(redis.call('ZSCORE', entries, name))
 if not score or score ~= tonumber(seen) then
   return { 'other', '' }

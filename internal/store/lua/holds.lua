@@ -388,6 +388,16 @@ local function holds(base, now)
   return h
 end
 
+-- Puts a task that is scheduled in line, at its end. `h` is what holds() made, for a task that has options. It comes into the line before it
+-- leaves the schedule: cut in between it is on both, and a claim drops what is SCHEDULED.
+local function put_in_line(h, wait, scheduled, key, id, options)
+  if not options or h.safely('enqueue', id, h.options(options), true) ~= false then
+    redis.call('LPUSH', wait, id) -- also where a key of its order is broken: its claim will say what is wrong
+  end
+  redis.call('HDEL', key, 'state', 'due_at')
+  redis.call('ZREM', scheduled, id)
+end
+
 -- A task that is not in a runner's hands is over: what it holds goes. Its name may have limits although it has no options; then it waits
 -- for one.
 local function let_go(base, now, id, task, options)

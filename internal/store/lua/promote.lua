@@ -13,17 +13,6 @@ redis.call('ZREM', scheduled, '')
 local now = clock()
 local h
 
-local function put_in_line(id, options)
-  if not options then
-    redis.call('LPUSH', wait, id)
-    return
-  end
-  h = h or holds(base, now)
-  if h.safely('enqueue', id, h.options(options)) == nil then
-    redis.call('LPUSH', wait, id) -- its claim will say what is wrong
-  end
-end
-
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, limit)
 local moved = 0
 for _, id in ipairs(due) do
@@ -33,11 +22,12 @@ for _, id in ipairs(due) do
     return found -- it stays scheduled
   end
   if found[1] == 'SCHEDULED' then
-    put_in_line(id, found[2])
-    redis.call('HDEL', key, 'state', 'due_at')
+    h = h or found[2] and holds(base, now)
+    put_in_line(h, wait, scheduled, key, id, found[2])
     moved = moved + 1
+  else
+    redis.call('ZREM', scheduled, id)
   end
-  redis.call('ZREM', scheduled, id)
 end
 for _, timer in ipairs(redis.call('ZRANGEBYSCORE', timers, '-inf', now, 'LIMIT', 0, limit)) do
   h = h or holds(base, now)

@@ -1,10 +1,10 @@
 -- Makes a task that waits due at another time. Called by Queue.Reschedule.
 --
--- KEYS[1] wait  [2] room
+-- KEYS[1] wait  [2] scheduled  [3] room
 -- ARGV[1] base, `P:{Q}:`  [2] ID  [3] when it is due, ms, or 0  [4] ms from now, if [3] is 0
 --
 -- Returns {outcome, state before}: `scheduled`, `waiting` (the time is past: it is in line), `running`, `final`, `missing`, `broken` (message).
-local wait = KEYS[1]
+local wait, scheduled = KEYS[1], KEYS[2]
 local base, id, at, delay = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local key = base .. 'task:' .. id
 
@@ -36,10 +36,5 @@ end
 if state == 'WAIT' then
   return { 'waiting', state }
 end
-local options = h.options(found[3])
-if h.enqueue(id, options, true) then
-  redis.call('LPUSH', wait, id)
-end
-redis.call('HDEL', key, 'state', 'due_at')
-redis.call('ZREM', base .. 'scheduled', id)
+put_in_line(h, wait, scheduled, key, id, found[3])
 return { 'waiting', state }

@@ -31,12 +31,6 @@ elseif state ~= 'SCHEDULED' then
   return { state == 'RUNNING' and 'running' or 'waiting', state }
 end
 make_room()
--- Into the line before it leaves the schedule: cut in between it is on both, and a claim drops what is SCHEDULED.
-local h = found[5] and holds(base, clock())
-if not h or h.enqueue(id, h.options(found[5]), true) then
-  redis.call('LPUSH', wait, id)
-end
-redis.call('HDEL', key, 'state', 'due_at')
+put_in_line(found[5] and holds(base, clock()), wait, scheduled, key, id, found[5])
 redis.call('HSET', key, 'nonce', nonce)
-redis.call('ZREM', scheduled, id)
 return { 'waiting', state }
