@@ -42,7 +42,7 @@ type Missed string
 const (
 	MissedOnce Missed = cron.Once // one start for all of them, as soon as a runner is there
 	MissedSkip Missed = cron.Skip // no start for a time that is more than a minute ago; see [builtin.CronOptions]
-	MissedAll  Missed = cron.All  // a start for each of them, at most 100, the oldest first
+	MissedAll  Missed = cron.All  // a start for each of them, at most 100, the oldest first; it needs another Overlap than OverlapSkip
 )
 
 // Overlap says what happens when the task of the last time is not final yet.
@@ -109,6 +109,9 @@ func (e *CronEntry) validate() (*cron.Schedule, error) {
 	}
 	if e.Overlap != "" && e.Overlap != OverlapSkip && e.Overlap != OverlapAllow && e.Overlap != OverlapReplace {
 		add("Overlap %q: use OverlapSkip, OverlapAllow or OverlapReplace", e.Overlap)
+	}
+	if e.Missed == MissedAll && (e.Overlap == "" || e.Overlap == OverlapSkip) {
+		add("MissedAll with OverlapSkip, the default: the first of several tasks would keep the others from starting; set Overlap to OverlapAllow")
 	}
 	return schedule, errors.Join(faults...)
 }
@@ -193,20 +196,15 @@ func (c *Cron) List(ctx context.Context) ([]*CronRecord, error) {
 	if c.client.fault != nil {
 		return nil, c.client.fault
 	}
-	names, err := c.client.queue.Entries(ctx)
+	names, hashes, err := c.client.queue.Entries(ctx)
 	if err != nil {
 		return nil, public(err)
 	}
 	records := make([]*CronRecord, 0, len(names))
-	for _, name := range names {
-		record, err := c.Get(ctx, name)
-		if errors.Is(err, ErrNotFound) {
-			continue // removed meanwhile
+	for i, name := range names {
+		if hashes[i] != nil { // else it was removed meanwhile, or is none: the cron takes that one out
+			records = append(records, newCronRecord(c.client.Queue(), name, hashes[i]))
 		}
-		if err != nil {
-			return records, err
-		}
-		records = append(records, record)
 	}
 	return records, nil
 }

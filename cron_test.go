@@ -260,6 +260,7 @@ func TestWireCron(t *testing.T) {
 			"no schedule": {"task", "test/tick"},
 			"bad fields":  {"schedule", "x", "zone", "Mars", "task", "test/tick", "data", "{", "missed", "some", "overlap", "no", "options", "[", "expires_ms", "-1"},
 			"never":       {"schedule", "0 0 31 2 *", "task", "test/tick"},
+			"all":         {"schedule", "@every 1s", "task", "test/tick", "missed", "all"},
 		}
 		for name, fields := range bad {
 			e.do(t, append([]any{"HSET", e.key("cron:" + name)}, fields...)...)
@@ -274,7 +275,7 @@ func TestWireCron(t *testing.T) {
 		run := receive(t, "a run", ran)
 		require.True(t, strings.HasPrefix(run.ID(), "good@"), "neither at 0, nor late")
 		require.Equal(t, `"hi"`, string(run.data))
-		for name, want := range map[string]string{"no task": "no task", "no schedule": "schedule", "bad fields": "expires_ms", "never": "never fires"} {
+		for name, want := range map[string]string{"no task": "no task", "no schedule": "schedule", "bad fields": "expires_ms", "never": "never fires", "all": "HSET overlap to allow"} {
 			entry, err := c.Get(ctx, name)
 			require.NoError(t, err)
 			require.Contains(t, entry.Error, want)
@@ -312,6 +313,9 @@ func TestBadCronEntries(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	good := CronEntry{Name: "n", Schedule: "@daily", Task: "test/tick"}
+	all := good
+	all.Missed = MissedAll
+	require.ErrorContains(t, newEnv(t, "127.0.0.1:1", nil).client(t).Cron().Add(testContext(t), all), "MissedAll with OverlapSkip")
 	options := RunnerOptions{Cron: []CronEntry{good, good, bad}, Locals: []Local{}}.withDefaults()
 	err = options.validate()
 	for _, want := range []string{"leave redtask/cron out", `"n" is declared twice`, "Name: use"} {

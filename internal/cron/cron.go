@@ -207,6 +207,9 @@ func newEntry(name string, hash map[string]string) (*entry, error) {
 		faults = append(faults, fmt.Errorf("data is not JSON: %.80s", e.data))
 	}
 	faults = append(faults, oneOf("missed", &e.missed, Once, Skip, All), oneOf("overlap", &e.overlap, Skip, Allow, Replace))
+	if e.missed == All && e.overlap == Skip {
+		faults = append(faults, errors.New("missed is all, and overlap skip, the default: the first of several tasks would keep the others from starting; HSET overlap to allow"))
+	}
 	spec, err := newSpec(e.options, hash["expires_ms"])
 	if err != nil {
 		faults = append(faults, err)

@@ -128,13 +128,14 @@ func (q *Queue) Entry(ctx context.Context, name string) (map[string]string, erro
 	return hash, nil
 }
 
-// Entries lists the names of all entries, those that fire next first.
-func (q *Queue) Entries(ctx context.Context) ([]string, error) {
-	names, err := q.rdb.ZRange(ctx, q.keys.cron, 0, -1).Result()
+// Entries reads all entries, those that fire next first; the hash of one that is missing or broken is nil.
+func (q *Queue) Entries(ctx context.Context) (names []string, hashes []map[string]string, err error) {
+	names, err = q.rdb.ZRange(ctx, q.keys.cron, 0, -1).Result()
 	if err != nil {
-		return nil, fmt.Errorf("list entries of queue %q: %w", q.name, explain(err))
+		return nil, nil, fmt.Errorf("list entries of queue %q: %w", q.name, explain(err))
 	}
-	return names, nil
+	hashes, err = q.hashes(ctx, "entries", names, q.keys.entry)
+	return names, hashes, err
 }
 
 // Now is Redis' clock.

@@ -25,23 +25,28 @@ func (q *Queue) Get(ctx context.Context, id string) (map[string]string, error) {
 
 // GetMany reads several tasks' hashes in one round trip; a missing or broken one is nil.
 func (q *Queue) GetMany(ctx context.Context, ids []string) ([]map[string]string, error) {
-	found := make([]*redis.MapStringStringCmd, len(ids))
+	return q.hashes(ctx, "tasks", ids, q.keys.task)
+}
+
+// hashes reads what is under the keys of some names, in one round trip; a missing or broken one is nil.
+func (q *Queue) hashes(ctx context.Context, what string, names []string, key func(string) string) ([]map[string]string, error) {
+	found := make([]*redis.MapStringStringCmd, len(names))
 	_, err := q.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, id := range ids {
-			found[i] = p.HGetAll(ctx, q.keys.task(id))
+		for i, name := range names {
+			found[i] = p.HGetAll(ctx, key(name))
 		}
 		return nil
 	})
 	if err != nil && !wrongType(err) {
-		return nil, fmt.Errorf("read tasks: %w", explain(err)) // also where no command has an error of its own: nobody could log in, say
+		return nil, fmt.Errorf("read %s: %w", what, explain(err)) // also where no command has an error of its own: nobody could log in, say
 	}
-	hashes := make([]map[string]string, len(ids))
+	hashes := make([]map[string]string, len(names))
 	for i, cmd := range found {
 		switch err := cmd.Err(); {
 		case err == nil && len(cmd.Val()) > 0:
 			hashes[i] = cmd.Val()
 		case err != nil && !wrongType(err):
-			return nil, fmt.Errorf("read tasks: %w", explain(err))
+			return nil, fmt.Errorf("read %s: %w", what, explain(err))
 		}
 	}
 	return hashes, nil
