@@ -23,10 +23,14 @@ type NewTask struct {
 func (q *Queue) Start(ctx context.Context, tasks []NewTask) ([]error, error) {
 	args := make([]any, 0, 1+8*len(tasks))
 	args = append(args, q.keys.base)
+	script := scriptStart
 	for i := range tasks {
 		args = appendNewTask(args, &tasks[i])
+		if tasks[i].Spec != "" {
+			script = scriptStartSpecial
+		}
 	}
-	reply, err := q.run(ctx, scriptStart, []string{q.keys.wait}, args...)
+	reply, err := q.run(ctx, script, []string{q.keys.wait}, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +59,7 @@ func appendNewTask(args []any, task *NewTask) []any {
 	if task.Spec == "" {
 		args = append(args, task.ID, task.Nonce, n)
 	} else {
-		args = append(args, task.ID, task.Nonce, -n, task.Spec)
+		args = append(args, task.ID, task.Nonce, -n-1, task.Spec)
 	}
 	args = append(args, "task", task.Task, "data", task.Data)
 	if task.Nonce != "" {

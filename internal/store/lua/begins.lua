@@ -4,7 +4,7 @@
 --   once: { key, ttl_ms (0: no end), release (end, start, never: with the TTL only), conflict (refuse, keep, replace) }
 --   most_ms: how long after its first start a task that is replaced may be put off
 --
--- begins(base, now, fault) returns a function of ID, that JSON, and a list of field, value, ... It returns `ok`, `once:STATE:ID`, `kept:ID`,
+-- begins(base, now, fault) returns a function of ID, that JSON, a list of field, value, ... and what removes a record that the ID has. It returns `ok`, `once:STATE:ID`, `kept:ID`,
 -- or what fault makes of an error; and the ID if its place is at the end of `wait`, where the caller puts it.
 local function begins(base, now, fault)
   local h = holds(base, now)
@@ -64,28 +64,34 @@ local function begins(base, now, fault)
     return 'kept:' .. id
   end
 
-  local function begin(id, spec, fields)
-    local key = base .. 'task:' .. id
-    local once = spec.once
-    if not once then
-      return put(id, key, spec, fields)
-    end
-    local other, state = h.once(once.key, once.release)
-    if not other or other == id then
+  local function begin(id, spec, fields, forget)
+    local key, once = base .. 'task:' .. id, spec.once
+    if once then
+      local other, state = h.once(once.key, once.release)
+      if other and (other ~= id or once.release == 'never') then
+        if once.conflict == 'keep' then
+          return 'kept:' .. other
+        elseif once.conflict == 'replace' and state ~= 'RUNNING' then
+          return replace(other, state, spec, fields)
+        end
+        return 'once:' .. state .. ':' .. other
+      end
       h.take_once(id, once.key, once.ttl_ms)
-      return put(id, key, spec, fields)
-    elseif once.conflict == 'keep' then
-      return 'kept:' .. other
-    elseif once.conflict == 'replace' and state ~= 'RUNNING' then
-      return replace(other, state, spec, fields)
     end
-    return 'once:' .. state .. ':' .. other
+    if forget then
+      forget()
+    end
+    local answer, plain = put(id, key, spec, fields)
+    if answer ~= 'ok' then
+      h.give_up_once(id, spec.options)
+    end
+    return answer, plain
   end
 
-  return function(id, json, fields)
+  return function(id, json, fields, forget)
     local spec = cjson.decode(json)
     spec.options = spec.options or {}
-    local answer, plain = attempt(begin, id, spec, fields)
+    local answer, plain = attempt(begin, id, spec, fields, forget)
     if not answer then
       return plain
     end

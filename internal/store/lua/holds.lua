@@ -222,7 +222,7 @@ local function holds(base, now)
     return due
   end
 
-  local function give_up_once(id, options)
+  function h.give_up_once(id, options)
     local key = type(options.once) == 'table' and text(options.once.key)
     if key and redis.call('GET', base .. 'once:' .. key) == id then
       redis.call('DEL', base .. 'once:' .. key)
@@ -255,7 +255,7 @@ local function holds(base, now)
       redis.call('HDEL', key_of(id), 'place', 'held_by')
     end
     if type(options.once) == 'table' and options.once.release == 'start' then
-      give_up_once(id, options)
+      h.give_up_once(id, options)
     end
     return true
   end
@@ -306,7 +306,7 @@ local function holds(base, now)
     end
     h.step_back(id)
     if not (type(options.once) == 'table' and options.once.release == 'never') then
-      give_up_once(id, options)
+      h.give_up_once(id, options)
     end
     local key = text(options.key)
     if options.ordered == true and key then

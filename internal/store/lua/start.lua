@@ -1,9 +1,9 @@
--- Puts a batch of new tasks in line. Called by Queue.Start.
+-- Puts a batch of new tasks in line. Called by Queue.Start; with the parts holds and begins in front if one of them is more than plain.
 --
 -- KEYS[1] wait  [2] room
 -- ARGV[1] base, `P:{Q}:`
 -- then for each task: ID, nonce ('' for an ID that the client drew: that ID is its own nonce), n, and n strings: field, value, ...
--- With -n, what else the start says comes before those, as JSON: see begins.lua.
+-- With -n, the first of n strings is what else the start says, as JSON: see begins.lua.
 --
 -- Returns one string per task: `ok`; `exists:STATE` (the ID is waiting or running); `once:STATE:ID` (the unique key is that task's);
 -- `kept:ID` (that task stands for this one); `broken:message` (its hash cannot be written);
@@ -46,19 +46,15 @@ local function fresh()
     if ARGV[i + 1] == '' then
       keys[#keys + 1] = tasks .. ARGV[i]
     end
-    local n = tonumber(ARGV[i + 2])
-    i = i + 3 + (n < 0 and 1 - n or n)
+    i = i + 3 + math.abs(ARGV[i + 2])
   end
   return #keys > 0 and try('EXISTS', unpack(keys)) == 0
 end
 
 local all_fresh = fresh()
 
--- Whether the ID of a start is taken; nil if it is free.
+-- Whether the ID of a start is taken: then the answer. If it is that of a final task, what removes its record.
 local function taken(id, nonce, key)
-  if nonce == '' and all_fresh then
-    return nil
-  end
   local old = try('HMGET', key, 'nonce', 'state', 'task', 'log')
   if failed(old) then
     return fault(old)
@@ -68,43 +64,42 @@ local function taken(id, nonce, key)
   end
   if old[1] == nonce then
     return 'ok'
-  end
-  if old[2] and FINAL[old[2]] then
-    unindex(base, id)
-    if old[4] then
-      redis.call('DEL', base .. 'log:' .. id)
+  elseif old[2] and FINAL[old[2]] then
+    return nil, function()
+      unindex(base, id)
+      if old[4] then
+        redis.call('DEL', base .. 'log:' .. id)
+      end
+      redis.call('DEL', key)
     end
-    redis.call('DEL', key)
   elseif old[2] or old[3] then
     return 'exists:' .. (old[2] or 'WAIT')
   end
 end
 
-local special, plain
-
-local function start(i, n)
-  local id, nonce = ARGV[i], ARGV[i + 1]
-  if n < 0 then
-    special = special or begins(base, now, fault)
-    local answer = taken(id, nonce, tasks .. id)
-    if not answer then
-      answer, plain = special(id, ARGV[i + 3], { unpack(ARGV, i + 4, i + 3 - n) })
-      line[#line + 1] = plain
-    end
-    return answer
-  end
-  local key = tasks .. id
-  return not (nonce == '' and all_fresh) and taken(id, nonce, key) or write(id, key, i + 3, n)
-end
-
+local special
 local i = 2
 while i <= #ARGV do
-  local n = tonumber(ARGV[i + 2])
-  results[#results + 1] = start(i, n)
+  local id, nonce, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local key, answer, forget = tasks .. id, nil, nil
+  if nonce ~= '' or not all_fresh then
+    answer, forget = taken(id, nonce, key)
+  end
+  if answer then -- nothing to do
+  elseif n < 0 then
+    special = special or begins(base, now, fault)
+    answer, line[#line + 1] = special(id, ARGV[i + 3], { unpack(ARGV, i + 4, i + 2 - n) }, forget)
+  else
+    if forget then
+      forget()
+    end
+    answer = write(id, key, i + 3, n)
+  end
   if refusal then
     return refusal
   end
-  i = i + 3 + (n < 0 and 1 - n or n)
+  results[#results + 1] = answer
+  i = i + 3 + math.abs(n)
 end
 if #line > 0 then
   redis.call('LPUSH', wait, unpack(line))
