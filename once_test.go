@@ -161,3 +161,59 @@ func TestDebounce(t *testing.T) {
 		require.NotEqual(t, id, next, "the first has begun")
 	})
 }
+
+// A start with an ID of its own that is refused, or that another task stands for, leaves the old record of that ID alone.
+func TestUniqueKeepsWhatItDoesNotStart(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client, ctx := e.client(t), testContext(t)
+		own := func(data any, once Once) (string, error) {
+			return client.StartWith(ctx, "test/block", data, StartOptions{ID: "own", Once: once})
+		}
+		_, err := own(1, Unique("k", 0))
+		require.NoError(t, err)
+		require.NoError(t, client.Stop(ctx, "own"))
+		other, err := startOnce(t, client, 2, Unique("k", 0))
+		require.NoError(t, err)
+		_, err = own(3, Unique("k", 0))
+		require.ErrorIs(t, err, ErrNotUnique)
+		existing, err := own(3, Unique("k", 0).OrExisting())
+		require.NoError(t, err)
+		require.Equal(t, other, existing)
+		record, err := client.Get(ctx, "own")
+		require.NoError(t, err)
+		require.Equal(t, StateStopped, record.State)
+		require.JSONEq(t, "1", string(record.Data))
+		require.NoError(t, client.Stop(ctx, other))
+		_, err = own(4, Unique("k", 0))
+		require.NoError(t, err)
+		record, err = client.Get(ctx, "own")
+		require.NoError(t, err)
+		require.Equal(t, StateWait, record.State, "now it is started anew")
+		require.JSONEq(t, "4", string(record.Data))
+	})
+}
+
+// The window holds for a task's own ID too, and does not begin with a start that failed.
+func TestThrottleWindow(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		client, ctx := e.client(t), testContext(t)
+		start := func(o StartOptions) (string, error) {
+			o.Once = Throttle("k", time.Hour)
+			return client.StartWith(ctx, "test/block", nil, o)
+		}
+		e.do(t, "SET", e.key("wait:high"), "of another type")
+		_, err := start(StartOptions{Priority: PriorityHigh})
+		require.ErrorIs(t, err, ErrWrongType)
+		require.Zero(t, e.rdb.Exists(ctx, e.key("once:k")).Val(), "nothing was started")
+		id, err := start(StartOptions{ID: "own"})
+		require.NoError(t, err)
+		require.Equal(t, "own", id)
+		require.NoError(t, client.Stop(ctx, id))
+		again, err := start(StartOptions{ID: "own"})
+		require.NoError(t, err)
+		require.Equal(t, id, again)
+		record, err := client.Get(ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, StateStopped, record.State, "it is not run again in the window")
+	})
+}

@@ -288,4 +288,9 @@ func TestBadPolicies(t *testing.T) {
 	_, err = client.StartWith(testContext(t), "test/a", nil, StartOptions{Ordered: true, Once: Throttle("k", 0)})
 	require.ErrorContains(t, err, "Ordered without a Key")
 	require.ErrorContains(t, err, "Once: a time of 0s")
+	for _, once := range []Once{Throttle("k", time.Hour).OrReplace(), Throttle("k", time.Hour).OrExisting(), Debounce("k", time.Hour, 0).OrExisting()} {
+		_, err = client.StartWith(testContext(t), "test/a", nil, StartOptions{Once: once})
+		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorContains(t, err, "OrExisting and OrReplace are for Unique")
+	}
 }

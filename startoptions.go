@@ -81,6 +81,7 @@ type Once struct {
 	longest  time.Duration
 	release  string // end, start, never
 	conflict string // refuse, keep, replace
+	changed  bool   // by OrExisting or OrReplace
 	set      bool
 }
 
@@ -110,16 +111,17 @@ func Debounce(key string, quiet, longest time.Duration) Once {
 	return Once{key: key, ttl: quiet, longest: longest, release: "start", conflict: "replace", set: true}
 }
 
-// OrExisting returns the ID of the task that has the key, instead of an error.
+// OrExisting returns the ID of the task that has the key, instead of an error. It is for [Unique]; Throttle and Debounce have answers of their
+// own.
 func (o Once) OrExisting() Once {
-	o.conflict = "keep"
+	o.conflict, o.changed = "keep", true
 	return o
 }
 
-// OrReplace gives the task that has the key the new name, data and options, if it has not begun, and returns its ID. One that runs is a
-// conflict.
+// OrReplace gives the task that has the key the new name, data and options, if it has not begun, or waits for its next attempt, and returns
+// its ID: it keeps its place in line. One that runs is a conflict. It is for [Unique]; Throttle and Debounce have answers of their own.
 func (o Once) OrReplace() Once {
-	o.conflict = "replace"
+	o.conflict, o.changed = "replace", true
 	return o
 }
 
@@ -204,6 +206,9 @@ func (o *StartOptions) onceFaults(where string) []error {
 	}
 	if o.Once.ttl < 0 || o.Once.ttl != 0 && o.Once.ttl < time.Millisecond || o.Once.ttl == 0 && o.Once.release != "end" {
 		add("Once: a time of %s: use at least 1ms; is its unit missing?", o.Once.ttl)
+	}
+	if o.Once.release != "end" && o.Once.changed {
+		add("Once: OrExisting and OrReplace are for Unique: Throttle and Debounce say themselves what a further start does")
 	}
 	if o.Once.longest != 0 && o.Once.longest < o.Once.ttl {
 		add("Debounce: longest %s is less than quiet %s", o.Once.longest, o.Once.ttl)
