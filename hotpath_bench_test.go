@@ -2,11 +2,9 @@ package redtask
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -100,7 +98,7 @@ func BenchmarkHotEmit(b *testing.B) {
 func benchRunner(b *testing.B, concurrency int, factory func() Task) {
 	b.Helper()
 	e := newEnv(b, miniredis.RunT(b).Addr(), nil)
-	commits := newFakeCommits(b)
+	commits := newFakeCommits()
 	e.rdb.AddHook(commits)
 	registry := NewRegistry()
 	registry.Register("bench/nothing", factory)
@@ -119,8 +117,7 @@ func benchRunner(b *testing.B, concurrency int, factory func() Task) {
 // fakeCommits answers commits in the place of the script: every item succeeds, and as many tasks are claimed as are wanted. All other calls
 // go on to the server.
 type fakeCommits struct {
-	commit string // the script's digest
-	claims []any  // of many tasks, taken in turn
+	claims []any // of many tasks, taken in turn
 	closed atomic.Bool
 
 	mu    sync.Mutex
@@ -133,12 +130,8 @@ const (
 	fakeTasks   = 4096 // far more than run at once: no ID may run twice
 )
 
-func newFakeCommits(b *testing.B) *fakeCommits {
-	b.Helper()
-	prelude, err := os.ReadFile("internal/store/lua/prelude.lua")
-	commit, commitErr := os.ReadFile("internal/store/lua/commit.lua")
-	require.NoError(b, errors.Join(err, commitErr))
-	commits := &fakeCommits{commit: redis.NewScript(string(prelude) + "\n" + string(commit)).Hash()}
+func newFakeCommits() *fakeCommits {
+	commits := &fakeCommits{}
 	for range fakeTasks {
 		commits.claims = append(commits.claims, newID(), "1", "bench/nothing", `{"i":12345,"text":"hello world"}`, "")
 	}
@@ -154,7 +147,7 @@ func (c *fakeCommits) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.
 func (c *fakeCommits) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		args := cmd.Args()
-		if len(args) < 2 || args[1] != c.commit {
+		if len(args) < 3 || args[2] != keysOfCommit {
 			return next(ctx, cmd)
 		}
 		cmd.(*redis.Cmd).SetVal(c.answer(args))
