@@ -99,7 +99,7 @@ func TestCausesOfATaskThatWasNotTold(t *testing.T) {
 func meaningOf(t *testing.T, told []error, returned error, text string) meaning {
 	t.Helper()
 	e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
-	e.entries = map[string]*entry{"test/x": {options: TaskOptions{Timeout: time.Minute}}}
+	e.entries = map[string]*entry{"test/x": newEntry("test/x", nil, TaskOptions{Timeout: time.Minute})}
 	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 3})
 	defer r.cancel(nil)
 	r.started = true

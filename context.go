@@ -27,17 +27,7 @@ type Run struct {
 	keep    bool
 	local   bool
 	holds   bool // it has options, or its name has limits: when it leaves, what it holds must go
-
-	options   string // as its record has them
-	refused   error  // why it must not run
-	retry     *Retry
-	supervise *Supervise
-	timeout   time.Duration
-	deadline  int64 // Unix ms by Redis' clock; 0: none
-	headers   map[string]string
-	key       string
-	restarts  string // of late, as its record has them
-
+	*terms
 	born     time.Time // when this process learned of it
 	member   string
 	base     context.Context // values and cancellation of this run, before ProvideContext
@@ -67,12 +57,12 @@ type Run struct {
 	told      error      // the strongest of the causes so far
 	started   bool       // Start was called; inside middleware: and has not returned
 	over      bool       // the last method returned
+	retries   bool       // it runs again, after retryIn
 	output    []byte
 	reloading *reloading
 	passage   *passage      // from its middleware to the task, while that is at work
 	allowed   time.Duration // how long it may run: what TaskOptions or a start says, or TimeoutAfter where that told it
 	retryIn   time.Duration
-	retries   bool
 
 	emitMu    sync.Mutex // one event at a time, so that seq is the order on the wire
 	seq       int64
@@ -232,17 +222,16 @@ func (e *engine) newRun(claim *store.Claim) *Run {
 	if claim.Data == "" {
 		r.data = json.RawMessage("null")
 	}
-	r.holds, r.options, r.restarts, r.refused = claim.Options != "", claim.Options, claim.Restarts, refusal(claim)
-	if r.entry = e.entries[claim.Task]; r.entry != nil {
+	r.entry = e.entries[claim.Task]
+	r.terms = termsOf(r.entry, claim)
+	r.holds = claim.Extra != nil && claim.Extra.Options != ""
+	if r.entry != nil {
 		o := &r.entry.options
-		r.strict, r.retry, r.supervise, r.timeout = o.Strict, o.Retry, o.Supervise, o.Timeout
-		r.keep = r.keep || o.Keep
-		r.holds = r.holds || !o.Limits.isZero()
+		r.strict, r.keep, r.holds = o.Strict, r.keep || o.Keep, r.holds || !o.Limits.isZero()
 		if o.LogLines > 0 {
 			r.log = newRunLog(r, o)
 		}
 	}
-	r.apply(claim.Options)
 	r.base, r.cancel = context.WithCancelCause(context.WithValue(e.taskContext, runKey{}, r))
 	if r.timeout > 0 || r.deadline > 0 {
 		r.base, r.allowed = endingContext{r.base, r}, r.timeout

@@ -58,7 +58,8 @@ func middlewareFaults(where string, middleware []Middleware) []error {
 func (o *RunnerOptions) entries(registry *Registry) (map[string]*entry, error) {
 	entries := registry.snapshot()
 	for _, local := range o.Locals {
-		entries[local.Name] = &entry{name: local.Name, factory: local.New, local: true, options: TaskOptions{StopTimeout: defaultStopTimeout}}
+		entries[local.Name] = newEntry(local.Name, local.New, TaskOptions{StopTimeout: defaultStopTimeout})
+		entries[local.Name].local = true
 	}
 	var faults []error
 	for _, name := range slices.Sorted(maps.Keys(entries)) {

@@ -251,7 +251,7 @@ func TestReloadOfAWrappedTask(t *testing.T) {
 func TestNextOfATaskThatDoesNotStart(t *testing.T) {
 	t.Parallel()
 	e := loneEngine(RunnerOptions{EventBuffer: 10})
-	e.entries = map[string]*entry{"test/x": {name: "test/x"}}
+	e.entries = map[string]*entry{"test/x": newEntry("test/x", nil, TaskOptions{})}
 	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1})
 	r.task = (&script{start: func(context.Context) error { t.Error("Start is called"); return nil }}).task()
 	r.told = ErrStopped // what tells it has not come to its ctx

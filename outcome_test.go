@@ -69,7 +69,7 @@ func TestFirstTimeoutCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for want, times := range map[string][]time.Duration{"2s": {3 * time.Second, 2 * time.Second}, "1m0s": {2 * time.Minute}} {
 			e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
-			e.entries = map[string]*entry{"test/x": {options: TaskOptions{Timeout: time.Minute}}}
+			e.entries = map[string]*entry{"test/x": newEntry("test/x", nil, TaskOptions{Timeout: time.Minute})}
 			r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1})
 			stop := r.limitTime()
 			for _, d := range times {

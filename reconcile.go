@@ -47,7 +47,7 @@ func (c *committer) giveBackLost(ctx context.Context, member string) error {
 	}
 	r := c.engine.newRun(&store.Claim{
 		ID: id, Task: hash["task"], Epoch: epoch, Attempt: int(parseInt(hash["attempt"])), Keep: hash["keep"] != "",
-		Options: hash["options"],
+		Extra: &store.Extra{Options: hash["options"]},
 	})
 	r.local = hash["local"] != ""
 	c.giveBack(r, "claim answer lost")

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // recordOptions is the field `options` of a record: what the start of a task says beside its name and data.
@@ -109,24 +111,52 @@ func parseOptions(text string) (*recordOptions, error) {
 	return o, errors.Join(append(faults, checkPlacing(where, o.Priority, o.Key, o.Ordered)...)...)
 }
 
-// apply lets what a start said take precedence over what the registration of the name says.
-func (r *Run) apply(text string) {
-	if text == "" {
-		return
+// terms are what holds for a run: what the registration of its name says and, before that, its start. They do not change.
+type terms struct {
+	retry     *Retry
+	supervise *Supervise
+	timeout   time.Duration
+	deadline  int64 // Unix ms by Redis' clock; 0: none
+	headers   map[string]string
+	key       string
+	refused   error        // why it must not run
+	restarts  string       // of late, as its record has them
+	extra     *store.Extra // what they were made of; nil for a plain start
+}
+
+func termsOf(e *entry, claim *store.Claim) *terms {
+	switch {
+	case claim.Extra == nil && e != nil:
+		return &e.terms
+	case claim.Extra == nil:
+		return &terms{}
 	}
+	t := &terms{}
+	if e != nil {
+		*t = e.terms
+	}
+	t.extra, t.restarts, t.refused = claim.Extra, claim.Extra.Restarts, refusal(claim.Extra)
+	if claim.Extra.Options != "" {
+		t.apply(claim.Extra.Options)
+	}
+	return t
+}
+
+// apply lets what a start said take precedence.
+func (t *terms) apply(text string) {
 	o, err := parseOptions(text)
 	if err != nil {
-		r.refused = err
+		t.refused = err
 		return
 	}
 	if o.Retry != nil {
-		r.retry, r.supervise = o.Retry.policy().withDefaults(), nil
+		t.retry, t.supervise = o.Retry.policy().withDefaults(), nil
 	}
 	if o.Supervise != nil {
-		r.supervise, r.retry = o.Supervise.policy().withDefaults(), nil
+		t.supervise, t.retry = o.Supervise.policy().withDefaults(), nil
 	}
 	if o.TimeoutMS > 0 {
-		r.timeout = ms(o.TimeoutMS)
+		t.timeout = ms(o.TimeoutMS)
 	}
-	r.deadline, r.headers, r.key = o.DeadlineAt, o.Headers, o.Key
+	t.deadline, t.headers, t.key = o.DeadlineAt, o.Headers, o.Key
 }

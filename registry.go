@@ -81,8 +81,16 @@ type entry struct {
 	name    string
 	factory Factory
 	options TaskOptions
+	terms   terms   // of the runs of plain starts
 	local   bool    // one of RunnerOptions.Locals
 	handler Handler // with the middleware that is around its runs; nil without any
+}
+
+func newEntry(name string, factory Factory, options TaskOptions) *entry {
+	return &entry{
+		name: name, factory: factory, options: options,
+		terms: terms{retry: options.Retry, supervise: options.Supervise, timeout: options.Timeout},
+	}
 }
 
 // Registry holds the names of tasks that a runner can run. The zero value is an empty one. Its methods may be
@@ -130,7 +138,7 @@ func (r *Registry) register(name string, factory Factory, options TaskOptions) e
 	if r.entries[name] != nil {
 		return fmt.Errorf("%w: task %q is registered already", ErrInvalid, name)
 	}
-	r.entries[name] = &entry{name: name, factory: factory, options: options.withDefaults()}
+	r.entries[name] = newEntry(name, factory, options.withDefaults())
 	return nil
 }
 

@@ -88,7 +88,7 @@ func (r *Run) initNext(ctx context.Context, reload *reloading) (*Run, error) {
 	}
 	reload.tried = data
 	next := r.engine.newRun(&store.Claim{ID: r.id, Task: r.name, Data: data, Epoch: epoch, Attempt: r.attempt, Keep: r.keep,
-		Options: r.options, Restarts: r.restarts})
+		Extra: r.extra})
 	next.local = r.local
 	stop := context.AfterFunc(ctx, func() { next.cancel(context.Cause(ctx)) })
 	defer stop()

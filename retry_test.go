@@ -200,7 +200,7 @@ func TestWhatIsRetried(t *testing.T) {
 		"deadline before":       {policy, 1, time.Now().Add(30 * time.Second).UnixMilli(), StateException, errSurprise, 0},
 		"deadline after":        {policy, 1, time.Now().Add(time.Hour).UnixMilli(), StateException, errSurprise, time.Minute},
 	} {
-		r := &Run{engine: &engine{}, retry: c.policy, attempt: c.attempt, deadline: c.deadline, born: time.Now()}
+		r := &Run{engine: &engine{}, terms: &terms{retry: c.policy, deadline: c.deadline}, attempt: c.attempt, born: time.Now()}
 		got := r.next(c.state, c.err)
 		require.Equal(t, c.delay > 0, got.again, name)
 		require.Equal(t, c.delay, got.delay, name)

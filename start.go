@@ -109,9 +109,9 @@ func (c *Client) newTask(ctx context.Context, request *StartRequest) (*store.New
 		return nil, err
 	}
 	task := &store.NewTask{ID: request.ID, Task: request.Task, Data: string(data), Keep: request.Keep}
-	options := request.StartOptions
-	options.Headers = c.inherit(ctx, options.Headers)
-	if !options.isPlain() {
+	if headers := c.inherit(ctx, request.Headers); len(headers) > 0 || !request.isPlain() {
+		options := request.StartOptions
+		options.Headers = headers
 		if err := options.encode(task); err != nil {
 			return nil, err
 		}

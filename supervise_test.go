@@ -100,7 +100,7 @@ func TestWhatIsSupervised(t *testing.T) {
 		"too many":           {Supervise{MaxRestarts: 2}, at(time.Minute, time.Second), 0, StateEnded, nil, false, 0},
 		"junk":               {Supervise{MaxRestarts: 2}, "x y z", 0, StateEnded, nil, true, 1},
 	} {
-		r := &Run{engine: &engine{}, supervise: c.policy.withDefaults(), restarts: c.restarts, born: time.Now().Add(-c.age)}
+		r := &Run{engine: &engine{}, terms: &terms{supervise: c.policy.withDefaults(), restarts: c.restarts}, born: time.Now().Add(-c.age)}
 		got := r.next(c.state, c.err)
 		require.Equal(t, c.again, got.again, name)
 		if c.again {

@@ -74,12 +74,12 @@ func (r *Run) overtime(told, err error) error {
 }
 
 // refusal is why a claimed task must not run.
-func refusal(claim *store.Claim) error {
-	switch claim.Refused {
+func refusal(extra *store.Extra) error {
+	switch extra.Refused {
 	case "":
 		return nil
 	case "expired":
 		return ErrExpired
 	}
-	return fmt.Errorf("what it needs to keep its order or its limits cannot be read: %w", store.Broken(claim.Refused))
+	return fmt.Errorf("what it needs to keep its order or its limits cannot be read: %w", store.Broken(extra.Refused))
 }

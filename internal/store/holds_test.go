@@ -67,8 +67,8 @@ func TestLimitsOnKeysOfTheWrongType(t *testing.T) {
 			e.spoil(e.keys.base + key)
 			result := e.commit("r", 10, nil)
 			require.Equal(t, []string{"bad", "plain"}, claimed(result), key)
-			require.Contains(t, result.Claims[0].Refused, "WRONGTYPE", key)
-			require.Empty(t, result.Claims[1].Refused)
+			require.Contains(t, result.Claims[0].Extra.Refused, "WRONGTYPE", key)
+			require.Nil(t, result.Claims[1].Extra)
 			require.Empty(t, result.Faults)
 			e.commit("r", 0, func(b *Batch) {
 				for _, c := range result.Claims {
@@ -170,7 +170,7 @@ func TestPromoteWithABrokenOrder(t *testing.T) {
 		e.register("r")
 		result := e.commit("r", 10, nil)
 		require.Len(t, result.Claims, 1)
-		require.Contains(t, result.Claims[0].Refused, "WRONGTYPE")
+		require.Contains(t, result.Claims[0].Extra.Refused, "WRONGTYPE")
 	})
 }
 

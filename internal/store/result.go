@@ -38,10 +38,15 @@ type Claim struct {
 	Epoch          int64
 	Attempt        int
 	Keep           bool
-	Reload         bool   // a reload was asked for and has not happened yet
-	Options        string // JSON, what its start said beside name and data; "": nothing
-	Restarts       string // when it was restarted, Unix ms, the last one at the end
-	Refused        string // why it must not run: "expired", or the fault of a key that it would need; "": it may
+	Reload         bool // a reload was asked for and has not happened yet
+	Extra          *Extra
+}
+
+// Extra is what the claims of a few have.
+type Extra struct {
+	Options  string // JSON, what its start said beside name and data; "": nothing
+	Restarts string // when it was restarted, Unix ms, the last one at the end
+	Refused  string // why it must not run: "expired", or the fault of a key that it would need; "": it may
 }
 
 // Drop is an ID that was in line and could not be run.
@@ -84,7 +89,7 @@ func (r *Result) readExtras(reply any) bool {
 			return false
 		}
 		c := &r.Claims[i-1]
-		c.Options, c.Restarts, c.Refused = extras[1], extras[2], extras[3]
+		c.Extra = &Extra{Options: extras[1], Restarts: extras[2], Refused: extras[3]}
 	}
 	return len(extras) == 0
 }
