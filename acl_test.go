@@ -189,7 +189,7 @@ func control(t *testing.T, client *Client, v *versions) {
 		require.NotNil(t, record.Checkpoint)
 	}
 	for event := range all {
-		if event.Event == "step" {
+		if event.Name == "step" {
 			break
 		}
 	}
@@ -231,7 +231,7 @@ func producerCalls(t *testing.T, producer *env) {
 	require.NoError(t, err)
 	require.NoError(t, client.Stop(ctx, "own"))
 	for event := range events {
-		require.Equal(t, EventStopped, event.Event)
+		require.Equal(t, EventStopped, event.Name)
 	}
 	_, err = client.WatchQueue(ctx)
 	require.NoError(t, err)
@@ -368,8 +368,8 @@ func TestUsersTogether(t *testing.T) {
 	control(t, admin.as(t, "producer").client(t), v)
 	kinds := map[string]bool{}
 	for event := range events {
-		kinds[event.Event] = true
-		if event.ID == "second" && event.Event == EventStopped {
+		kinds[event.Name] = true
+		if event.ID == "second" && event.Name == EventStopped {
 			break
 		}
 	}

@@ -174,10 +174,10 @@ func TestStrongerCauseDecidesInARunner(t *testing.T) {
 				c.second(runner.engines["default"], "42")
 				hold.open()
 				for event := range events {
-					if event.Event == EventRunning {
+					if event.Name == EventRunning {
 						continue
 					}
-					require.Equal(t, c.event, event.Event, "the first that is not `running`")
+					require.Equal(t, c.event, event.Name, "the first that is not `running`")
 					require.Contains(t, string(event.Data), c.reason)
 					break
 				}

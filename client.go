@@ -92,8 +92,8 @@ func (c *Client) check(id string) error {
 	return checkID(id)
 }
 
-// In returns a client for another queue. With a bad name each of its calls returns an error that is [ErrInvalid].
-func (c *Client) In(queue string) *Client {
+// ForQueue returns a client for another queue. With a bad name each of its calls returns an error that is [ErrInvalid].
+func (c *Client) ForQueue(queue string) *Client {
 	if queue == c.queue.Name() {
 		return c
 	}

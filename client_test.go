@@ -66,7 +66,7 @@ func TestStartRefusesBadInput(t *testing.T) {
 		_, err := client.Get(testContext(t), "")
 		require.ErrorIs(t, err, ErrInvalid)
 		for _, queue := range []string{"", "a{b", "a}b", "a b", "a\x00", strings.Repeat("q", MaxQueue+1)} {
-			other, ctx := client.In(queue), testContext(t)
+			other, ctx := client.ForQueue(queue), testContext(t)
 			for call, err := range map[string]error{
 				"Start": second(other.Start(ctx, "app/x", nil)), "StartMany": second(other.StartMany(ctx, []StartRequest{{Task: "app/x"}})),
 				"Stop": other.Stop(ctx, "x"), "Reload": other.Reload(ctx, "x"), "Restart": other.Restart(ctx, "x"), "Remove": other.Remove(ctx, "x"),
@@ -225,10 +225,10 @@ func TestQueuesAreApart(t *testing.T) {
 		e.runner(t, registry, func(o *RunnerOptions) { o.Queues = map[string]int{"a": 1, "b": 2} })
 		client := e.client(t)
 		for _, queue := range []string{"a", "b"} {
-			id, err := client.In(queue).Start(testContext(t), "test/where", nil)
+			id, err := client.ForQueue(queue).Start(testContext(t), "test/where", nil)
 			require.NoError(t, err)
 			require.Equal(t, queue, receive(t, "run", ran))
-			require.Equal(t, queue, wait(t, client.In(queue), id).Queue)
+			require.Equal(t, queue, wait(t, client.ForQueue(queue), id).Queue)
 			_, err = client.Get(testContext(t), id)
 			require.ErrorIs(t, err, ErrNotFound)
 		}

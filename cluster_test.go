@@ -125,7 +125,7 @@ func (c *cluster) requireSpread() {
 }
 
 func (c *cluster) runAndWatch(queue string) {
-	ctx, client := testContext(c.t), c.client.In(queue)
+	ctx, client := testContext(c.t), c.client.ForQueue(queue)
 	events, err := client.Watch(ctx, "watched")
 	require.NoError(c.t, err)
 	all, err := client.WatchQueue(ctx)
@@ -134,7 +134,7 @@ func (c *cluster) runAndWatch(queue string) {
 	require.NoError(c.t, err)
 	var kinds []string
 	for event := range events {
-		kinds = append(kinds, event.Event)
+		kinds = append(kinds, event.Name)
 		require.Equal(c.t, id, event.ID)
 	}
 	require.Equal(c.t, []string{EventRunning, "echo", EventEnded}, kinds, queue)
@@ -143,7 +143,7 @@ func (c *cluster) runAndWatch(queue string) {
 		if event.ID != id {
 			continue // the runner's own tasks
 		}
-		if kinds = append(kinds, event.Event); event.final() {
+		if kinds = append(kinds, event.Name); event.final() {
 			break
 		}
 	}
@@ -154,7 +154,7 @@ func (c *cluster) runAndWatch(queue string) {
 }
 
 func (c *cluster) stopAndReload(queue string) {
-	ctx, client := testContext(c.t), c.client.In(queue)
+	ctx, client := testContext(c.t), c.client.ForQueue(queue)
 	id := start(c.t, client, "test/versions", "one")
 	require.Equal(c.t, "one", receive(c.t, "start", c.versions.starts))
 	require.NoError(c.t, client.ReloadWith(ctx, id, "two"))
@@ -174,7 +174,7 @@ func (c *cluster) stopAndReload(queue string) {
 }
 
 func (c *cluster) startMany(queue string) {
-	ctx, client := testContext(c.t), c.client.In(queue)
+	ctx, client := testContext(c.t), c.client.ForQueue(queue)
 	requests := make([]StartRequest, 150)
 	for i := range requests {
 		requests[i] = StartRequest{Task: "test/echo", Data: fmt.Sprint(i)}
@@ -202,14 +202,14 @@ func (c *cluster) takeOver(queue string) {
 	c.rdb.SAdd(ctx, c.key(queue, "running:dead"), "1:orphan")
 	c.rdb.HSet(ctx, c.key(queue, "runner:dead"), "batch", 1, "silence_ms", 1)
 	require.NoError(c.t, c.rdb.ZAdd(ctx, c.key(queue, "runners"), redis.Z{Score: float64(past), Member: "dead"}).Err())
-	record := wait(c.t, c.client.In(queue), "orphan")
+	record := wait(c.t, c.client.ForQueue(queue), "orphan")
 	require.Equal(c.t, StateEnded, record.State)
 	require.Equal(c.t, 1, record.Attempt)
 	eventually(c.t, "the dead runner is gone", func() bool {
-		runners, err := c.client.In(queue).Runners(context.Background())
+		runners, err := c.client.ForQueue(queue).Runners(context.Background())
 		return err == nil && !slices.ContainsFunc(runners, func(r RunnerRecord) bool { return r.ID == "dead" })
 	})
-	counts, err := c.client.In(queue).Counts(ctx)
+	counts, err := c.client.ForQueue(queue).Counts(ctx)
 	require.NoError(c.t, err)
 	require.EqualValues(c.t, 1, counts.Recovered)
 }
@@ -223,9 +223,9 @@ func (c *cluster) cleanUp(queue string) {
 		c.rdb.ZAdd(ctx, c.key(queue, "final:ERROR"), redis.Z{Score: float64(time.Now().UnixMilli() + int64(i)), Member: id})
 	}
 	eventually(c.t, "cleanup", func() bool { return c.rdb.ZCard(ctx, c.key(queue, "final:ERROR")).Val() == 1 })
-	_, err := c.client.In(queue).Get(ctx, "old0")
+	_, err := c.client.ForQueue(queue).Get(ctx, "old0")
 	require.ErrorIs(c.t, err, ErrNotFound)
-	_, err = c.client.In(queue).Get(ctx, "old4")
+	_, err = c.client.ForQueue(queue).Get(ctx, "old4")
 	require.NoError(c.t, err)
 }
 
@@ -233,17 +233,17 @@ func (c *cluster) cleanUp(queue string) {
 func (c *cluster) giveBack(runner *Runner) {
 	ids := map[string]string{}
 	for _, queue := range clusterQueues {
-		ids[queue] = start(c.t, c.client.In(queue), "test/block", json.RawMessage(`{"of":"`+queue+`"}`))
+		ids[queue] = start(c.t, c.client.ForQueue(queue), "test/block", json.RawMessage(`{"of":"`+queue+`"}`))
 		receive(c.t, "run", c.blocker.running)
 	}
 	c.shutdown(runner)
 	for _, queue := range clusterQueues {
-		page, err := c.client.In(queue).List(testContext(c.t), ListOptions{State: StateWait})
+		page, err := c.client.ForQueue(queue).List(testContext(c.t), ListOptions{State: StateWait})
 		require.NoError(c.t, err)
 		require.Len(c.t, page.Tasks, 1)
 		require.Equal(c.t, ids[queue], page.Tasks[0].ID)
 		require.Zero(c.t, page.Tasks[0].Attempt)
-		runners, err := c.client.In(queue).Runners(testContext(c.t))
+		runners, err := c.client.ForQueue(queue).Runners(testContext(c.t))
 		require.NoError(c.t, err)
 		require.Empty(c.t, runners)
 	}

@@ -132,7 +132,7 @@ func (r *Run) makeLoggers() {
 	})
 }
 
-// Client talks to the run's own queue; see [Client.In] for others.
+// Client talks to the run's own queue; see [Client.ForQueue] for others.
 func (r *Run) Client() *Client { return r.engine.client }
 
 // SetOutput sets the task's output, encoded as JSON at once. The last call before the end counts; the record has it when the run ends.

@@ -326,7 +326,7 @@ func FuzzControl(f *testing.F) {
 			require.Len(t, e.committer.items, 1)
 			var event Event
 			require.NoError(t, json.Unmarshal([]byte(e.committer.items[0].text), &event))
-			require.Equal(t, EventControlFailed, event.Event)
+			require.Equal(t, EventControlFailed, event.Name)
 		}
 		r.cancel(nil)
 	})

@@ -273,7 +273,7 @@ func TestUnknownControlWord(t *testing.T) {
 		require.NoError(t, err)
 		e.publish(t, id, "selfdestruct\x00"+string(make([]byte, 300)))
 		for event := range events {
-			if event.Event == EventControlFailed {
+			if event.Name == EventControlFailed {
 				require.Contains(t, string(event.Data), "selfdestruct")
 				break
 			}

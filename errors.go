@@ -71,18 +71,18 @@ func public(err error) error {
 	return fmt.Errorf("redtask: %w", err)
 }
 
-// Failure is a task's own statement that it failed: the end is ERROR, not EXCEPTION.
-type Failure struct{ Err error }
+// declared is a task's own statement that it failed: the end is ERROR, not EXCEPTION.
+type declared struct{ Err error }
 
-func (f *Failure) Error() string { return f.Err.Error() }
-func (f *Failure) Unwrap() error { return f.Err }
+func (f *declared) Error() string { return f.Err.Error() }
+func (f *declared) Unwrap() error { return f.Err }
 
 // Fail makes an error with which Init or Start ends the task in state ERROR. Fail(nil) is nil.
 func Fail(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Failure{Err: err}
+	return &declared{Err: err}
 }
 
 // Failf is [Fail] with a text made as by fmt.Errorf.

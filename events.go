@@ -35,7 +35,7 @@ var reserved = map[string]bool{
 
 // Event is what a task emitted, or what happened to it.
 type Event struct {
-	Event string          `json:"event"`
+	Name  string          `json:"event"`
 	Data  json.RawMessage `json:"data"`
 	ID    string          `json:"id"`
 	Task  string          `json:"task"`
@@ -50,14 +50,14 @@ func (e Event) Time() time.Time { return time.UnixMilli(e.At) }
 // Decode decodes the event's data into value, a pointer.
 func (e Event) Decode(value any) error {
 	if err := json.Unmarshal(e.Data, value); err != nil {
-		return fmt.Errorf("redtask: decode data of event %q: %w", e.Event, err)
+		return fmt.Errorf("redtask: decode data of event %q: %w", e.Name, err)
 	}
 	return nil
 }
 
 // final reports whether the event is the last one before somebody starts the task again.
 func (e Event) final() bool {
-	return e.Event == EventRemoved || State(strings.ToUpper(e.Event)).Final()
+	return e.Name == EventRemoved || State(strings.ToUpper(e.Name)).Final()
 }
 
 const maxEventName = 64

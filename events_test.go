@@ -39,7 +39,7 @@ func TestEvents(t *testing.T) {
 			got = append(got, event)
 		}
 		require.Len(t, got, 503)
-		require.Equal(t, EventRunning, got[0].Event)
+		require.Equal(t, EventRunning, got[0].Name)
 		for i, event := range got {
 			require.EqualValues(t, i+1, event.Seq)
 			require.Equal(t, got[0].Epoch, event.Epoch)
@@ -49,8 +49,8 @@ func TestEvents(t *testing.T) {
 		var n int
 		require.NoError(t, got[500].Decode(&n))
 		require.Equal(t, 499, n)
-		require.Equal(t, EventProgress, got[501].Event)
-		require.Equal(t, EventEnded, got[502].Event)
+		require.Equal(t, EventProgress, got[501].Name)
+		require.Equal(t, EventEnded, got[502].Name)
 		require.JSONEq(t, `"done"`, string(got[502].Data))
 		require.WithinDuration(t, time.Now(), got[502].Time(), time.Minute)
 
@@ -112,7 +112,7 @@ func TestWatchQueue(t *testing.T) {
 			want[start(t, client, "test/end", nil)] = true
 		}
 		for event := range events {
-			if event.Event == EventEnded {
+			if event.Name == EventEnded {
 				delete(want, event.ID)
 			}
 			if len(want) == 0 {
@@ -138,7 +138,7 @@ func TestWatchAFinalTask(t *testing.T) {
 			got = append(got, event)
 		}
 		require.Len(t, got, 1)
-		require.Equal(t, EventError, got[0].Event)
+		require.Equal(t, EventError, got[0].Name)
 		require.JSONEq(t, `{"error":"no"}`, string(got[0].Data))
 	})
 }
@@ -179,7 +179,7 @@ func TestWatchIsCompleteFromItsReturn(t *testing.T) {
 		ended.open()
 		var kinds []string
 		for event := range events {
-			kinds = append(kinds, event.Event)
+			kinds = append(kinds, event.Name)
 		}
 		require.Equal(t, []string{"running", "tick", "ended"}, kinds)
 	})
@@ -205,7 +205,7 @@ func TestWatchJunkRepeatsAndHoles(t *testing.T) {
 		publish("ended", 7, 5)
 		var got []string
 		for event := range events {
-			got = append(got, event.Event)
+			got = append(got, event.Name)
 		}
 		require.Equal(t, []string{"running", "a", EventGap, "b", "ended"}, got)
 	})
@@ -235,7 +235,7 @@ func TestWatchQueueRepeatsAndLateEvents(t *testing.T) {
 			if event.ID == "43" {
 				break
 			}
-			got = append(got, event.Event)
+			got = append(got, event.Name)
 		}
 		require.Equal(t, []string{"running", EventGap, "ended", "wait", "stopped", "running", "ended"}, got)
 	})
@@ -244,7 +244,7 @@ func TestWatchQueueRepeatsAndLateEvents(t *testing.T) {
 func TestWatchForgetsFinalTasks(t *testing.T) {
 	w := &watcher{seen: map[string]position{}}
 	event := func(kind string, id, epoch int) {
-		require.False(t, w.repeated(&Event{Event: kind, ID: fmt.Sprint(id), Epoch: int64(epoch), Seq: 1}))
+		require.False(t, w.repeated(&Event{Name: kind, ID: fmt.Sprint(id), Epoch: int64(epoch), Seq: 1}))
 	}
 	event("running", -1, 1)
 	event("ended", -2, 1)
@@ -275,7 +275,7 @@ func TestWatchSlowReader(t *testing.T) {
 		gaps, ended, total := 0, 0, 0
 		for event := range events {
 			total++
-			switch event.Event {
+			switch event.Name {
 			case EventGap:
 				gaps++
 			case EventEnded:
@@ -305,16 +305,16 @@ func TestWatchReconnects(t *testing.T) {
 	}()
 	server.Kill()
 	server.Restart(t)
-	require.Equal(t, EventGap, receive(t, "gap", got).Event)
+	require.Equal(t, EventGap, receive(t, "gap", got).Name)
 	publish := `{"event":"x","data":null,"id":"42","task":"t/t","epoch":1,"seq":1,"at":1}`
 	require.NoError(t, e.rdb.Publish(t.Context(), e.key("events:42"), publish).Err())
-	require.Equal(t, "x", receive(t, "event after the restart", got).Event)
+	require.Equal(t, "x", receive(t, "event after the restart", got).Name)
 
 	server.Kill()
 	server.Restart(t)
 	require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:42"), "task", "t/t", "state", "ENDED", "output", "5").Err())
 	for event := range got {
-		if event.Event == EventEnded {
+		if event.Name == EventEnded {
 			require.Equal(t, "5", string(event.Data))
 			return
 		}
@@ -403,11 +403,11 @@ func TestEventsOfAnInitAreBounded(t *testing.T) {
 		require.NoError(t, err)
 		var seen []string
 		for event := range events {
-			seen = append(seen, event.Event)
+			seen = append(seen, event.Name)
 			switch {
-			case event.Event == EventRunning && event.Seq == 1 && len(seen) == 1:
+			case event.Name == EventRunning && event.Seq == 1 && len(seen) == 1:
 				require.NoError(t, client.ReloadWith(testContext(t), "42", "new"))
-			case event.Event == "step" && event.Seq == 6:
+			case event.Name == "step" && event.Seq == 6:
 				require.NoError(t, client.Stop(testContext(t), "42"))
 			}
 		}
@@ -446,8 +446,8 @@ func TestEmitWaitsForRoom(t *testing.T) {
 		e.runner(t, registry, func(o *RunnerOptions) { o.EventBuffer = 3 })
 		steps := 0
 		for event := range events {
-			require.NotEqual(t, EventGap, event.Event)
-			if event.Event == "step" {
+			require.NotEqual(t, EventGap, event.Name)
+			if event.Name == "step" {
 				steps++
 			}
 		}
@@ -457,7 +457,7 @@ func TestEmitWaitsForRoom(t *testing.T) {
 
 func TestEventString(t *testing.T) {
 	t.Parallel()
-	event := Event{Event: "ended", ID: "42", Task: "app/x", Data: json.RawMessage(`1`)}
+	event := Event{Name: "ended", ID: "42", Task: "app/x", Data: json.RawMessage(`1`)}
 	require.Contains(t, event.String(), "42 app/x ended 1")
 }
 

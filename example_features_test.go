@@ -78,7 +78,7 @@ func ExampleRetryAfter() {
 	events := must(client.Watch(ctx, "hook"))
 	must(client.StartWith(ctx, "webhook/send", "https://example.com/hook", redtask.StartOptions{ID: "hook"}))
 	for event := range events {
-		if event.Event == redtask.EventScheduled {
+		if event.Name == redtask.EventScheduled {
 			fmt.Println(string(event.Data))
 		}
 	}

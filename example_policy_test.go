@@ -36,7 +36,7 @@ func ExampleRetry() {
 	record := must(client.Wait(ctx, id))
 	fmt.Println(record.State, "at attempt", record.Attempt)
 	for _, attempt := range record.History {
-		fmt.Println(attempt.Attempt, attempt.Error)
+		fmt.Println(attempt.Number, attempt.Error)
 	}
 	// Output:
 	// ENDED at attempt 3

@@ -168,7 +168,7 @@ func ExampleClient_Watch() {
 	events := must(client.Watch(ctx, "42"))
 	must(client.StartWith(ctx, "example/count", 2, redtask.StartOptions{ID: "42"}))
 	for event := range events {
-		fmt.Println(event.Seq, event.Event)
+		fmt.Println(event.Seq, event.Name)
 	}
 	// Output:
 	// 1 running
@@ -190,7 +190,7 @@ func ExampleClient_Stop() {
 	events := must(client.Watch(ctx, "news"))
 	must(client.StartWith(ctx, "feed/follow", "news", redtask.StartOptions{ID: "news"}))
 	for event := range events {
-		if event.Event == redtask.EventRunning {
+		if event.Name == redtask.EventRunning {
 			check(client.Stop(ctx, event.ID))
 		}
 	}
@@ -218,7 +218,7 @@ func ExampleClient_Reload() {
 	events := must(client.Watch(ctx, "lamp"))
 	must(client.StartWith(ctx, "lamp/shine", nil, redtask.StartOptions{ID: "lamp"}))
 	for event := range events {
-		if event.Event != "shines" {
+		if event.Name != "shines" {
 			continue
 		}
 		fmt.Println(string(event.Data))
@@ -249,10 +249,10 @@ func ExampleClient_ReloadWith() {
 	events := must(client.Watch(ctx, "poll"))
 	must(client.StartWith(ctx, "feed/poll", Settings{"1m"}, redtask.StartOptions{ID: "poll"}))
 	for event := range events {
-		if event.Event != "polls every" {
+		if event.Name != "polls every" {
 			continue
 		}
-		fmt.Println(event.Event, string(event.Data))
+		fmt.Println(event.Name, string(event.Data))
 		if string(event.Data) == `"1m"` {
 			check(client.ReloadWith(ctx, "poll", Settings{"5s"}))
 		} else {
@@ -284,7 +284,7 @@ func ExampleRun_Emit() {
 	events := must(client.Watch(ctx, "doc"))
 	must(client.StartWith(ctx, "print/document", 2, redtask.StartOptions{ID: "doc"}))
 	for event := range events {
-		if event.Event != "page" {
+		if event.Name != "page" {
 			continue
 		}
 		var page Page

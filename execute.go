@@ -223,7 +223,7 @@ func panicked(err error) bool {
 
 // outcome decides what a run's end means, and makes the batch item that says so.
 func (e *engine) outcome(r *Run, told, err error) *store.Leave {
-	var failure *Failure
+	var failure *declared
 	switch {
 	case told == ErrRestarted:
 		return r.back("restarted", []string{"attempt", "0"})

@@ -76,7 +76,7 @@ func TestBatchThatOvertakes(t *testing.T) {
 		id := start(t, client, "test/talk", nil)
 		var got, want []string
 		for event := range events {
-			got = append(got, fmt.Sprint(event.Seq, " ", event.Event, " ", string(event.Data)))
+			got = append(got, fmt.Sprint(event.Seq, " ", event.Name, " ", string(event.Data)))
 			if event.final() {
 				break
 			}

@@ -12,7 +12,7 @@ import (
 
 // Attempt is a run of a task that was not its last one; see [Record.History].
 type Attempt struct {
-	Attempt   int       `json:"attempt"`
+	Number    int       `json:"attempt"`
 	State     State     `json:"state"`           // what it would have ended in
 	Error     string    `json:"error,omitempty"` // at most 1 KiB of it
 	Runner    string    `json:"runner"`
@@ -42,7 +42,7 @@ func newHistory(hash map[string]string) []Attempt {
 		history = append(history, Attempt{a.Attempt, a.State, a.Error, a.Runner, time.UnixMilli(a.StartedAt), time.UnixMilli(a.EndedAt)})
 	}
 	slices.SortFunc(history, func(a, b Attempt) int {
-		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.Attempt, b.Attempt))
+		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.Number, b.Number))
 	})
 	return history
 }

@@ -92,7 +92,7 @@ func TestLogIsThereAtTheEnd(t *testing.T) {
 		_, err = client.StartWith(testContext(t), "test/log", nil, StartOptions{ID: "own"})
 		require.NoError(t, err)
 		for event := range events {
-			if event.Event == EventEnded {
+			if event.Name == EventEnded {
 				require.Len(t, readLog(t, client, "own"), 3000)
 			}
 		}
@@ -716,7 +716,7 @@ func TestLogRefusals(t *testing.T) {
 		require.ErrorIs(t, err, ErrNotFound)
 		_, err = client.Log(testContext(t), "")
 		require.ErrorIs(t, err, ErrInvalid)
-		_, err = client.In("{").Log(testContext(t), "x")
+		_, err = client.ForQueue("{").Log(testContext(t), "x")
 		require.ErrorIs(t, err, ErrInvalid)
 		id := start(t, client, "test/log", nil)
 		require.Empty(t, readLog(t, client, id))

@@ -29,11 +29,11 @@ type Filter struct {
 	// Limit of tasks to change: of final and scheduled ones those of the earliest times, of those in line the latest. Default 0: all.
 	Limit int
 	// Progress, if not nil, is called after each step with what was done until then, in the goroutine of the call, which waits for it.
-	Progress func(Many)
+	Progress func(ManyResult)
 }
 
-// Many is what a call for many tasks did. Matched is the sum of the three behind it, but for a step whose answers were lost.
-type Many struct {
+// ManyResult is what a call for many tasks did. Matched is the sum of the three behind it, but for a step whose answers were lost.
+type ManyResult struct {
 	Looked  int   `json:"looked"`  // records that were looked at; one that waits for a limit, or for its turn, may count twice
 	Matched int   `json:"matched"` // that the filter fits
 	Done    int   `json:"done"`    // stopped, or told to; in line again; removed
@@ -67,36 +67,36 @@ var (
 // It goes in steps of at most 64 tasks, each of which takes Redis about a millisecond, while runners and clients work on. A task that has
 // moved on since it was looked at is left alone, and none is changed twice, also where the answer of a step is lost. Tasks that come into the
 // state meanwhile may be left out; those that are there all the time are not. When ctx ends, no further step is made. Then, and after any
-// other error, Many tells what was done; the call can be made again. A filter that makes no sense is [ErrInvalid], before anything is done.
-func (c *Client) StopMany(ctx context.Context, filter Filter) (Many, error) {
+// other error, the result tells what was done; the call can be made again. A filter that makes no sense is [ErrInvalid], before anything is done.
+func (c *Client) StopMany(ctx context.Context, filter Filter) (ManyResult, error) {
 	return c.many(ctx, &stopsMany, &filter)
 }
 
 // RestartMany runs again the tasks that fit a filter, as [Client.Restart] does: final ones, and RUNNING ones, which are stopped first. It goes
 // as [Client.StopMany] does. A task that runs again and ends anew meanwhile is not restarted once more.
-func (c *Client) RestartMany(ctx context.Context, filter Filter) (Many, error) {
+func (c *Client) RestartMany(ctx context.Context, filter Filter) (ManyResult, error) {
 	return c.many(ctx, &restartsMany, &filter)
 }
 
 // RemoveMany removes the tasks that fit a filter, as [Client.Remove] does, with their records: those of any state but RUNNING. It goes as
 // [Client.StopMany] does.
-func (c *Client) RemoveMany(ctx context.Context, filter Filter) (Many, error) {
+func (c *Client) RemoveMany(ctx context.Context, filter Filter) (ManyResult, error) {
 	return c.many(ctx, &removesMany, &filter)
 }
 
 // RetryMany runs again the tasks that fit a filter, as [Client.Retry] does: those of state ERROR or EXCEPTION, and those that are SCHEDULED,
 // at once; of these a [Filter.Error] tells the ones that failed before from delayed starts. It goes as [Client.RestartMany] does.
-func (c *Client) RetryMany(ctx context.Context, filter Filter) (Many, error) {
+func (c *Client) RetryMany(ctx context.Context, filter Filter) (ManyResult, error) {
 	return c.many(ctx, &retriesMany, &filter)
 }
 
-func (c *Client) many(ctx context.Context, d *deed, f *Filter) (Many, error) {
+func (c *Client) many(ctx context.Context, d *deed, f *Filter) (ManyResult, error) {
 	if c.fault != nil {
-		return Many{}, c.fault
+		return ManyResult{}, c.fault
 	}
 	index, err := f.index(d)
 	if err != nil {
-		return Many{}, err
+		return ManyResult{}, err
 	}
 	s := &sweep{queue: c.queue, deed: d, filter: f, nonce: newID()}
 	if err = s.begin(ctx, index); err == nil {
@@ -105,12 +105,12 @@ func (c *Client) many(ctx context.Context, d *deed, f *Filter) (Many, error) {
 	if err != nil {
 		err = public(fmt.Errorf("%s many tasks: %d were done, then: %w", d.word, s.Done, err))
 	}
-	return s.Many, err
+	return s.ManyResult, err
 }
 
 // sweep is one call for many tasks.
 type sweep struct {
-	Many
+	ManyResult
 	queue  *store.Queue
 	deed   *deed
 	filter *Filter
@@ -138,7 +138,7 @@ func (s *sweep) run(ctx context.Context) error {
 		}
 		err = s.step(ctx, ids)
 		if s.filter.Progress != nil {
-			s.filter.Progress(s.Many)
+			s.filter.Progress(s.ManyResult)
 		}
 		if err != nil {
 			return err

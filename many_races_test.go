@@ -163,7 +163,7 @@ func TestRestartManyLeavesAloneWhatRanMeanwhile(t *testing.T) {
 		require.NoError(t, err)
 		done, err := walker.RestartMany(testContext(t), Filter{State: StateError, NewerThan: time.Hour})
 		require.NoError(t, err)
-		require.Equal(t, Many{Looked: n, Matched: n, Done: n - steps*moved, Moved: steps * moved}, done)
+		require.Equal(t, ManyResult{Looked: n, Matched: n, Done: n - steps*moved, Moved: steps * moved}, done)
 		for _, id := range ids {
 			require.Equal(t, "run 1 of it", wait(t, client, id).Error, "once, by this call or by the others")
 		}
@@ -186,7 +186,7 @@ func TestStopManyWhileTasksRun(t *testing.T) {
 		ids, err := client.StartMany(testContext(t), slices.Repeat([]StartRequest{{Task: "test/runs"}}, n))
 		require.NoError(t, err)
 		e.runner(t, registry, nil)
-		done, err := client.StopMany(testContext(t), Filter{State: StateWait, Progress: func(m Many) {
+		done, err := client.StopMany(testContext(t), Filter{State: StateWait, Progress: func(m ManyResult) {
 			if m.Looked < n {
 				_, err := client.Start(testContext(t), "test/runs", nil)
 				require.NoError(t, err)
@@ -229,7 +229,7 @@ func TestManyThatRun(t *testing.T) {
 		runs()
 		done, err = client.StopMany(testContext(t), Filter{State: StateRunning})
 		require.NoError(t, err)
-		require.Equal(t, Many{Looked: done.Looked, Matched: 10, Done: 10}, done)
+		require.Equal(t, ManyResult{Looked: done.Looked, Matched: 10, Done: 10}, done)
 		for _, id := range ids {
 			require.Equal(t, StateStopped, wait(t, client, id).State)
 		}
@@ -252,14 +252,14 @@ func TestRestartManyTellsOnce(t *testing.T) {
 		e.do(t, "ZADD", e.key("runners"), 1e15, "first", 2e15, "second")
 		run("x", "first", 1)
 		run("y", "second", 2)
-		done, err := e.client(t).RestartMany(testContext(t), Filter{State: StateRunning, Progress: func(m Many) {
+		done, err := e.client(t).RestartMany(testContext(t), Filter{State: StateRunning, Progress: func(m ManyResult) {
 			if m.Looked == 1 {
 				e.do(t, "SREM", e.key("running:first"), "1:x")
 				run("x", "second", 3)
 			}
 		}})
 		require.NoError(t, err)
-		require.Equal(t, Many{Looked: 3, Matched: 2, Done: 2}, done)
+		require.Equal(t, ManyResult{Looked: 3, Matched: 2, Done: 2}, done)
 		require.Equal(t, map[string]string{"y": "restart"}, e.rdb.HGetAll(t.Context(), e.key("control:second")).Val())
 	})
 }
@@ -308,7 +308,7 @@ func TestRetryNow(t *testing.T) {
 		})
 		done, err := client.RetryMany(ctx, Filter{State: StateScheduled, Error: "not yet"})
 		require.NoError(t, err)
-		require.Equal(t, Many{Looked: 1, Matched: 1, Done: 1}, done)
+		require.Equal(t, ManyResult{Looked: 1, Matched: 1, Done: 1}, done)
 		require.Equal(t, StateException, wait(t, client, id).State, "that was the second of two attempts")
 		require.NoError(t, client.Retry(ctx, id))
 		require.Equal(t, StateEnded, wait(t, client, id).State)
@@ -340,7 +340,7 @@ func TestRetryManyRefused(t *testing.T) {
 		require.ErrorAs(t, done.Refusal, &conflict)
 		require.Equal(t, ids[1], conflict.ID)
 		done.Refusal = nil
-		require.Equal(t, Many{Looked: 3, Matched: 3, Done: 2, Refused: 1}, done)
+		require.Equal(t, ManyResult{Looked: 3, Matched: 3, Done: 2, Refused: 1}, done)
 	})
 }
 
@@ -351,11 +351,11 @@ func TestManyInACluster(t *testing.T) {
 	client, err := NewClient(rdb, ClientOptions{})
 	require.NoError(t, err)
 	for _, queue := range clusterQueues {
-		client := client.In(queue)
+		client := client.ForQueue(queue)
 		_, err := client.StartMany(testContext(t), slices.Repeat([]StartRequest{{Task: "test/a"}}, 200))
 		require.NoError(t, err)
 		for _, step := range []struct {
-			many  func(context.Context, Filter) (Many, error)
+			many  func(context.Context, Filter) (ManyResult, error)
 			state State
 		}{{client.StopMany, StateWait}, {client.RestartMany, StateStopped}, {client.StopMany, StateWait}, {client.RemoveMany, StateStopped}} {
 			done, err := step.many(testContext(t), Filter{State: step.state, NewerThan: time.Hour})

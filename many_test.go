@@ -103,7 +103,7 @@ func TestManyByFilter(t *testing.T) {
 						}
 						done, err := call.many(e.client(t), testContext(t), f.filter)
 						require.NoError(t, err)
-						require.Equal(t, Many{Looked: 5, Matched: len(f.fits), Done: len(f.fits)}, done, name)
+						require.Equal(t, ManyResult{Looked: 5, Matched: len(f.fits), Done: len(f.fits)}, done, name)
 						require.Equal(t, want, e.left(t), name)
 					}
 				})
@@ -113,7 +113,7 @@ func TestManyByFilter(t *testing.T) {
 }
 
 type manyCall struct {
-	many   func(c *Client, ctx context.Context, f Filter) (Many, error)
+	many   func(c *Client, ctx context.Context, f Filter) (ManyResult, error)
 	states []State // without RUNNING
 	after  State
 }
@@ -198,7 +198,7 @@ func TestManyOfABadFilter(t *testing.T) {
 		for _, part := range []string{"State ENDED", "Task", "Error", "OlderThan", "NewerThan", "Limit"} {
 			require.ErrorContains(t, err, part, "all at once")
 		}
-		_, err = client.In("bad queue").StopMany(testContext(t), Filter{State: StateWait})
+		_, err = client.ForQueue("bad queue").StopMany(testContext(t), Filter{State: StateWait})
 		require.ErrorIs(t, err, ErrInvalid)
 		require.Equal(t, before, e.left(t))
 	})
@@ -226,15 +226,15 @@ func TestManyProgress(t *testing.T) {
 		e = e.hooked(t, func(int) error { return nil })
 		reads := &readCounter{}
 		e.rdb.AddHook(reads)
-		var steps []Many
-		filter := Filter{State: StateError, Progress: func(m Many) { steps = append(steps, m) }}
+		var steps []ManyResult
+		filter := Filter{State: StateError, Progress: func(m ManyResult) { steps = append(steps, m) }}
 		done, err := e.client(t).RestartMany(testContext(t), filter)
 		require.NoError(t, err)
-		require.Equal(t, Many{Looked: 300, Matched: 300, Done: 300}, done)
+		require.Equal(t, ManyResult{Looked: 300, Matched: 300, Done: 300}, done)
 		require.ElementsMatch(t, ids, e.line(t))
 		require.Equal(t, done, steps[len(steps)-1])
 		require.EqualValues(t, len(steps)+2, reads.n.Load(), "one read a step, of an index that shrinks too")
-		before := Many{}
+		before := ManyResult{}
 		for _, m := range steps {
 			require.Greater(t, m.Looked, before.Looked)
 			require.LessOrEqual(t, m.Looked-before.Looked, 64, "a step is bounded")
@@ -244,7 +244,7 @@ func TestManyProgress(t *testing.T) {
 		}
 		done, err = e.client(t).RestartMany(testContext(t), filter)
 		require.NoError(t, err)
-		require.Equal(t, Many{}, done, "nothing is left")
+		require.Equal(t, ManyResult{}, done, "nothing is left")
 	})
 }
 
@@ -269,7 +269,7 @@ func TestManyLimit(t *testing.T) {
 		e.do(t, "HSET", e.key("task:"+ids[0]), "task", "test/b")
 		done, err := e.client(t).RetryMany(testContext(t), Filter{State: StateError, Task: "test/a", Limit: 70})
 		require.NoError(t, err)
-		require.Equal(t, Many{Looked: done.Looked, Matched: 70, Done: 70}, done)
+		require.Equal(t, ManyResult{Looked: done.Looked, Matched: 70, Done: 70}, done)
 		require.Less(t, done.Looked, 200, "it looks no further")
 		require.ElementsMatch(t, ids[1:71], e.line(t), "the oldest")
 	})
@@ -296,7 +296,7 @@ func TestManyCutShort(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(testContext(t))
 				defer cancel(nil)
 				steps, mend := 0, func() {}
-				done, err := e.client(t).RestartMany(ctx, Filter{State: StateError, Progress: func(Many) {
+				done, err := e.client(t).RestartMany(ctx, Filter{State: StateError, Progress: func(ManyResult) {
 					if steps++; steps == 2 {
 						mend = c.cut(t, e, cancel)
 					}

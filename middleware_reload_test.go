@@ -58,7 +58,7 @@ func TestMiddlewareOfAReloadThatFails(t *testing.T) {
 		require.Equal(t, "one", receive(t, "start", v.starts))
 		require.NoError(t, client.ReloadWith(testContext(t), "42", "bad"))
 		for event := range events {
-			if event.Event == EventReloadFailed {
+			if event.Name == EventReloadFailed {
 				break
 			}
 		}

@@ -171,8 +171,8 @@ func TestWatchFindsARemoval(t *testing.T) {
 	require.NoError(t, run.Emit("hello", nil))
 	last := ""
 	for event := range events {
-		last = event.Event
-		if event.Event == "hello" {
+		last = event.Name
+		if event.Name == "hello" {
 			p.cut(false, true)
 			require.NoError(t, client.Stop(testContext(t), id))
 			wait(t, client, id)

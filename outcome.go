@@ -10,7 +10,7 @@ func (r *Run) Outcome(err error) State {
 	r.mu.Lock()
 	told := r.told
 	r.mu.Unlock()
-	var failure *Failure
+	var failure *declared
 	switch {
 	case told == ErrRestarted:
 		return StateWait

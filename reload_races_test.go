@@ -172,7 +172,7 @@ func (s *slowToStop) factory() Task {
 func withNewData(run string, _ Event) bool { return run == "2" }
 
 func putBack(_ string, event Event) bool {
-	return event.Event == EventWait && string(event.Data) == `{"reason":"restarted"}`
+	return event.Name == EventWait && string(event.Data) == `{"reason":"restarted"}`
 }
 
 // await waits for a run or an event.

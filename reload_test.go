@@ -56,7 +56,7 @@ func TestReloadThatFailsKeepsTheOld(t *testing.T) {
 
 		require.NoError(t, client.ReloadWith(testContext(t), id, "bad"))
 		for event := range events {
-			if event.Event == EventReloadFailed {
+			if event.Name == EventReloadFailed {
 				require.Contains(t, string(event.Data), "cannot do bad")
 				break
 			}
@@ -221,7 +221,7 @@ func TestReloadThatRedisRefuses(t *testing.T) {
 		require.NoError(t, e.rdb.Set(t.Context(), e.key("epoch"), "x", 0).Err())
 		require.NoError(t, client.Reload(t.Context(), id))
 		for event := range events {
-			if event.Event == EventReloadFailed {
+			if event.Name == EventReloadFailed {
 				break
 			}
 		}
@@ -288,7 +288,7 @@ func TestReloadWhileRedisLoads(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, client.ReloadWith(testContext(t), id, "two"))
 		for event := range events {
-			require.Equal(t, EventRunning, event.Event, "the new one runs, and nothing failed before")
+			require.Equal(t, EventRunning, event.Name, "the new one runs, and nothing failed before")
 			break
 		}
 		require.Equal(t, "two", receive(t, "start of the new", v.starts))

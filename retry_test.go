@@ -40,8 +40,8 @@ func kinds(t *testing.T, client *Client, id string) (next func(want string) Even
 		t.Helper()
 		for {
 			event := receive(t, want, found)
-			require.NotEmpty(t, event.Event, "the task ended without "+want)
-			if event.Event == want {
+			require.NotEmpty(t, event.Name, "the task ended without "+want)
+			if event.Name == want {
 				return event
 			}
 		}
@@ -79,7 +79,7 @@ func TestRetry(t *testing.T) {
 		for i, want := range []string{"first", "second"} {
 			a := record.History[i]
 			require.Equal(t, want, a.Error)
-			require.Equal(t, i+1, a.Attempt)
+			require.Equal(t, i+1, a.Number)
 			require.Equal(t, StateException, a.State)
 			require.Contains(t, []string{one.ID(), two.ID()}, a.Runner)
 			require.False(t, a.EndedAt.Before(a.StartedAt))

@@ -72,7 +72,7 @@ func NewRunner(rdb redis.UniversalClient, registry *Registry, options RunnerOpti
 	if err != nil {
 		return nil, err
 	}
-	r.client = client.In(mainQueue(options.Queues))
+	r.client = client.ForQueue(mainQueue(options.Queues))
 	for queue, concurrency := range options.Queues {
 		r.engines[queue] = r.newEngine(rdb, entries, queue, concurrency)
 	}
@@ -83,7 +83,7 @@ func (r *Runner) newEngine(rdb redis.UniversalClient, entries map[string]*entry,
 	s := store.New(rdb, r.options.Prefix)
 	host, _ := os.Hostname() // shown to people only
 	e := &engine{
-		queue: s.Queue(queue), store: s, runnerID: r.id, options: &r.options, client: r.client.In(queue), concurrency: concurrency,
+		queue: s.Queue(queue), store: s, runnerID: r.id, options: &r.options, client: r.client.ForQueue(queue), concurrency: concurrency,
 		logger: r.options.Logger.With("queue", queue, "runner", r.id), runs: map[string]*Run{}, fail: r.fail,
 		entries: entries, wakeCron: make(chan struct{}, 1),
 	}
@@ -114,7 +114,7 @@ func mainQueue(queues map[string]int) string {
 }
 
 // Client talks to the same Redis with the same prefix, in the queue `default` or, if this runner does not serve that, the first of its
-// queues by name; see [Client.In].
+// queues by name; see [Client.ForQueue].
 func (r *Runner) Client() *Client { return r.client }
 
 // Run starts the runner, waits until ctx ends, and shuts down: it returns when all tasks have ended or are given back, with nil. An

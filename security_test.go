@@ -62,7 +62,7 @@ func TestChannelsKnowNoDatabase(t *testing.T) {
 	id := start(t, e.client(t), "test/block", nil)
 	receive(t, "runs", b.running)
 	for event := range events {
-		if event.ID == id && event.Event == EventRunning {
+		if event.ID == id && event.Name == EventRunning {
 			break
 		}
 	}

@@ -155,7 +155,7 @@ func TestShutdownNamesStuckTasks(t *testing.T) {
 		require.True(t, e.log.has("shutdown_test.go"), "the log has the stack of the task")
 		require.EqualValues(t, 1, e.rdb.SCard(t.Context(), e.key("running:"+runner.ID())).Val(), "it stays leased")
 		for event := range events {
-			if event.Event == EventStuck {
+			if event.Name == EventStuck {
 				require.Equal(t, id, event.ID)
 				break
 			}

@@ -73,7 +73,7 @@ func TestStuckTaskKeepsItsSlot(t *testing.T) {
 		require.Zero(t, runner.engines["default"].free.Load())
 
 		// Another one that is told now is reported after as much time: enough for a second report of the first.
-		clock := client.In("clock")
+		clock := client.ForQueue("clock")
 		other := start(t, clock, "test/hang", nil)
 		require.Equal(t, other, receive(t, "runs", running))
 		require.NoError(t, clock.Stop(testContext(t), other))
@@ -81,7 +81,7 @@ func TestStuckTaskKeepsItsSlot(t *testing.T) {
 		hold.open()
 		var kinds []string
 		for event := range watched {
-			kinds = append(kinds, event.Event)
+			kinds = append(kinds, event.Name)
 		}
 		require.Equal(t, []string{"running", "stuck", "stopped"}, kinds)
 		require.Equal(t, next, receive(t, "the next one has the slot", running))

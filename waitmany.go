@@ -157,7 +157,7 @@ func (w *waiter) hear(ctx context.Context, subscription *store.Subscription) {
 
 func (w *waiter) take(message *redis.Message) {
 	var event Event
-	if json.Unmarshal([]byte(message.Payload), &event) != nil || event.Event == "" {
+	if json.Unmarshal([]byte(message.Payload), &event) != nil || event.Name == "" {
 		return // not one of ours, since anyone may publish
 	}
 	id := w.client.queue.EventsID(message.Channel)

@@ -116,7 +116,7 @@ func TestWaitManyOfNoneAndOfBadIDs(t *testing.T) {
 	require.ErrorContains(t, err, "ID 1: ")
 	require.ErrorContains(t, err, "ID 2: ")
 	require.Equal(t, make([]*Record, 3), records)
-	_, err = client.In("a b").WaitMany(t.Context(), []string{"good"})
+	_, err = client.ForQueue("a b").WaitMany(t.Context(), []string{"good"})
 	require.ErrorIs(t, err, ErrInvalid)
 	_, err = client.WaitMany(t.Context(), []string{"good"})
 	require.ErrorContains(t, err, "connection refused", "as with Watch")

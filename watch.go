@@ -101,7 +101,7 @@ func (w *watcher) serve(ctx context.Context, subscription *store.Subscription) {
 			return
 		}
 		clear(w.seen)
-		w.put(Event{Event: EventGap, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()})
+		w.put(Event{Name: EventGap, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()})
 		last, err = w.settle(ctx, subscription)
 	}
 	_ = subscription.Close() // it is not read any more
@@ -123,7 +123,7 @@ func (w *watcher) deliver(ctx context.Context, event Event) {
 }
 
 func gapBefore(event *Event) Event {
-	return Event{Event: EventGap, ID: event.ID, Data: json.RawMessage("null"), At: event.At}
+	return Event{Name: EventGap, ID: event.ID, Data: json.RawMessage("null"), At: event.At}
 }
 
 func (w *watcher) reconnect(ctx context.Context) *store.Subscription {
@@ -162,7 +162,7 @@ func (w *watcher) read(ctx context.Context, subscription *store.Subscription) (*
 // take puts an event into the buffer; the final one of a single task is returned instead.
 func (w *watcher) take(payload string) *Event {
 	var event Event
-	if json.Unmarshal([]byte(payload), &event) != nil || event.Event == "" || w.repeated(&event) {
+	if json.Unmarshal([]byte(payload), &event) != nil || event.Name == "" || w.repeated(&event) {
 		return nil // not one of ours, since anyone may publish; or seen before
 	}
 	if w.id != "" && event.final() {
@@ -256,7 +256,7 @@ func (w *watcher) checkRecord(ctx context.Context) *Event {
 	hash, err := w.queue.Get(ctx, w.id)
 	if errors.Is(err, ErrNotFound) {
 		if _, seen := w.seen[w.id]; seen || w.known {
-			return &Event{Event: EventRemoved, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()}
+			return &Event{Name: EventRemoved, ID: w.id, Data: json.RawMessage("null"), At: time.Now().UnixMilli()}
 		}
 		return nil // it may come yet
 	}
@@ -273,7 +273,7 @@ func finalEvent(r *Record) *Event {
 		return nil
 	}
 	event := &Event{
-		Event: strings.ToLower(string(r.State)), ID: r.ID, Task: r.Task, Epoch: r.Epoch, At: r.EndedAt.UnixMilli(), Data: json.RawMessage("null"),
+		Name: strings.ToLower(string(r.State)), ID: r.ID, Task: r.Task, Epoch: r.Epoch, At: r.EndedAt.UnixMilli(), Data: json.RawMessage("null"),
 	}
 	switch {
 	case r.State == StateEnded && r.Output != nil:
@@ -286,5 +286,5 @@ func finalEvent(r *Record) *Event {
 
 // String is for people: `12:00:00.000 42 app/hello ended "hi"`.
 func (e Event) String() string {
-	return fmt.Sprintf("%s %s %s %s %s", e.Time().Format("15:04:05.000"), e.ID, e.Task, e.Event, e.Data)
+	return fmt.Sprintf("%s %s %s %s %s", e.Time().Format("15:04:05.000"), e.ID, e.Task, e.Name, e.Data)
 }

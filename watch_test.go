@@ -24,7 +24,7 @@ func TestWatchFindsAnEndAfterAReconnect(t *testing.T) {
 		go func() {
 			defer close(got)
 			for event := range events {
-				got <- event.Event
+				got <- event.Name
 			}
 		}()
 		require.NoError(t, run.Emit("hello", nil))

@@ -121,7 +121,7 @@ func TestWireOddTasks(t *testing.T) {
 				w.run(c.id)
 				for _, kind := range []string{"running", "text", "ended"} {
 					event := events.event()
-					require.Equal(t, kind, event.Event)
+					require.Equal(t, kind, event.Name)
 					require.Equal(t, c.id, event.ID)
 				}
 				require.Equal(t, "ENDED", w.field(c.id, "state"))
@@ -146,9 +146,9 @@ func TestWireBadIDs(t *testing.T) {
 				w.task(c.id, "task", "app/hello")
 				w.task("fine", "task", "app/hello")
 				w.run("fine", c.id)
-				require.Equal(t, "running", events.event().Event)
+				require.Equal(t, "running", events.event().Name)
 				last := events.event()
-				require.Equal(t, "exception", last.Event)
+				require.Equal(t, "exception", last.Name)
 				require.Contains(t, string(last.Data), c.message)
 				require.Equal(t, "EXCEPTION", w.field(c.id, "state"))
 				require.Contains(t, w.field(c.id, "error"), c.message)
@@ -179,7 +179,7 @@ func TestWireBadControl(t *testing.T) {
 				}
 				w.tell("42", word)
 				answer := events.event()
-				require.Equal(t, "control_failed", answer.Event)
+				require.Equal(t, "control_failed", answer.Name)
 				require.Contains(t, string(answer.Data), "use stop, reload or restart")
 				require.Less(t, len(answer.Data), 1000, "a huge word makes no huge event")
 				require.Equal(t, "RUNNING", w.field("42", "state"))

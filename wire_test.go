@@ -147,7 +147,7 @@ func (w *wire) event() Event {
 func (w *wire) until(id, kind string) Event {
 	w.t.Helper()
 	for {
-		if event := w.event(); event.Event == kind && event.ID == id {
+		if event := w.event(); event.Name == kind && event.ID == id {
 			return event
 		}
 	}
@@ -158,7 +158,7 @@ func (w *wire) untilEnded(ids ...string) {
 	w.t.Helper()
 	for left := len(ids); left > 0; {
 		if event := w.event(); event.final() {
-			require.Equal(w.t, EventEnded, event.Event, event.ID)
+			require.Equal(w.t, EventEnded, event.Name, event.ID)
 			require.Contains(w.t, ids, event.ID)
 			left--
 		}
@@ -190,7 +190,7 @@ func TestWireStartAndWatch(t *testing.T) {
 			var epoch int64
 			for i, want := range []struct{ kind, data string }{{"running", ""}, {"text", `"hi"`}, {"ended", `"hi"`}} {
 				event := events.event()
-				require.Equal(t, want.kind, event.Event)
+				require.Equal(t, want.kind, event.Name)
 				require.Equal(t, "42 app/hello", event.ID+" "+event.Task)
 				require.EqualValues(t, i+1, event.Seq, "from 1 in each epoch, without holes")
 				if i == 0 {
@@ -210,7 +210,7 @@ func TestWireStartAndWatch(t *testing.T) {
 			w.task("42", "state", "WAIT") // and again
 			w.run("42")
 		}
-		require.Equal(t, "ended", events.until("42", "ended").Event)
+		require.Equal(t, "ended", events.until("42", "ended").Name)
 		require.Nil(t, w.do("HGET", w.key("counters"), "dropped"))
 	})
 }
@@ -225,7 +225,7 @@ func TestWireStop(t *testing.T) {
 		require.Equal(t, "one", receive(t, "start", v.starts))
 		w.tell("42", "stop")
 		last := events.event()
-		require.Equal(t, "stopped", last.Event)
+		require.Equal(t, "stopped", last.Name)
 		require.Equal(t, first.Epoch, last.Epoch)
 		require.EqualValues(t, 2, last.Seq)
 		require.Equal(t, "STOPPED", w.field("42", "state"))
@@ -244,7 +244,7 @@ func TestWireReloadAndRestart(t *testing.T) {
 		w.task("42", "data", `"two"`)
 		w.tell("42", "reload")
 		reloaded := events.event()
-		require.Equal(t, "running", reloaded.Event)
+		require.Equal(t, "running", reloaded.Name)
 		require.Contains(t, string(reloaded.Data), `"reason":"reloaded"`)
 		require.Greater(t, reloaded.Epoch, first.Epoch)
 		require.EqualValues(t, 1, reloaded.Seq)
@@ -254,7 +254,7 @@ func TestWireReloadAndRestart(t *testing.T) {
 		w.task("42", "data", `"bad"`)
 		w.tell("42", "reload")
 		failed := events.event()
-		require.Equal(t, "reload_failed", failed.Event)
+		require.Equal(t, "reload_failed", failed.Name)
 		require.Contains(t, string(failed.Data), "cannot do bad")
 		require.Equal(t, reloaded.Epoch, failed.Epoch, "the old one goes on")
 		require.EqualValues(t, 2, failed.Seq)
@@ -262,11 +262,11 @@ func TestWireReloadAndRestart(t *testing.T) {
 		w.task("42", "data", `"three"`)
 		w.tell("42", "restart")
 		back := events.event()
-		require.Equal(t, "wait", back.Event)
+		require.Equal(t, "wait", back.Name)
 		require.JSONEq(t, `{"reason":"restarted"}`, string(back.Data))
 		require.EqualValues(t, 3, back.Seq)
 		again := events.event()
-		require.Equal(t, "running", again.Event)
+		require.Equal(t, "running", again.Name)
 		require.Greater(t, again.Epoch, reloaded.Epoch)
 		require.Equal(t, "three", receive(t, "start again", v.starts))
 		w.tell("42", "stop")

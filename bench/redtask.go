@@ -40,7 +40,7 @@ func openRedtask(_ context.Context, addr string, _ int) (system, error) {
 
 func (s *redtaskSystem) spread(queues int) {
 	for i := 1; i < queues; i++ {
-		s.queues = append(s.queues, s.client.In(redtask.DefaultQueue+strconv.Itoa(i)))
+		s.queues = append(s.queues, s.client.ForQueue(redtask.DefaultQueue+strconv.Itoa(i)))
 	}
 }
 
@@ -153,8 +153,8 @@ func (s *redtaskSystem) watch(ctx context.Context) (iter.Seq[seen], error) {
 	return func(yield func(seen) bool) {
 		for event := range events {
 			if !yield(seen{
-				id: event.ID, seq: event.Seq, own: event.Event == redtaskEvent, end: event.Event == redtask.EventEnded,
-				gap: event.Event == redtask.EventGap,
+				id: event.ID, seq: event.Seq, own: event.Name == redtaskEvent, end: event.Name == redtask.EventEnded,
+				gap: event.Name == redtask.EventGap,
 			}) {
 				return
 			}

@@ -14,9 +14,6 @@ import (
 	"github.com/redtask/redtask/internal/cleanup"
 )
 
-// CleanupName is the cleanup's task name.
-const CleanupName = cleanup.Name
-
 const (
 	// Forever as [Retention.Age] keeps records however old they are.
 	Forever time.Duration = math.MaxInt64
@@ -71,11 +68,11 @@ func Cleanup(o CleanupOptions) redtask.Local {
 			kept.Count = wanted.Count
 		}
 	}
-	return redtask.Local{Name: CleanupName, Err: o.check(), New: func() redtask.Task { return cleanup.New(options) }}
+	return redtask.Local{Name: cleanup.Name, Err: o.check(), New: func() redtask.Task { return cleanup.New(options) }}
 }
 
 func (o *CleanupOptions) check() error {
-	f := faults{task: CleanupName}
+	f := faults{task: cleanup.Name}
 	f.duration("Interval", o.Interval, 10*time.Millisecond)
 	f.duration("HandlerTimeout", o.HandlerTimeout, time.Millisecond)
 	for _, state := range slices.Sorted(maps.Keys(o.Retention)) {

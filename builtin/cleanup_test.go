@@ -166,7 +166,7 @@ func TestCleanupOptionsRefused(t *testing.T) {
 		}}),
 	}})
 	require.ErrorIs(t, err, redtask.ErrInvalid)
-	for _, part := range []string{"Interval -1ns", "HandlerTimeout", `state "RUNNING"`, "state ENDED", builtin.CleanupName} {
+	for _, part := range []string{"Interval -1ns", "HandlerTimeout", `state "RUNNING"`, "state ENDED", "redtask/cleanup"} {
 		require.ErrorContains(t, err, part)
 	}
 }

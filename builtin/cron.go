@@ -8,9 +8,6 @@ import (
 	"github.com/redtask/redtask/internal/cron"
 )
 
-// CronName is the cron's task name.
-const CronName = cron.Name
-
 // CronOptions configure the cron. The zero value works.
 type CronOptions struct {
 	// Interval is the longest time between two looks at the schedule. It is a safety net: a cron sleeps until the next entry is due, and is
@@ -26,8 +23,8 @@ type CronOptions struct {
 // [redtask.Client.Cron]. Any number of them may work in one queue, and none leads: each time of an entry is one atomic step in Redis, by the
 // clock of Redis.
 func Cron(o CronOptions) redtask.Local {
-	f := faults{task: CronName}
+	f := faults{task: cron.Name}
 	f.duration("Interval", o.Interval, 10*time.Millisecond)
 	f.duration("Late", o.Late, time.Millisecond)
-	return redtask.Local{Name: CronName, Err: f.err(), New: func() redtask.Task { return cron.New(cron.Options(o)) }}
+	return redtask.Local{Name: cron.Name, Err: f.err(), New: func() redtask.Task { return cron.New(cron.Options(o)) }}
 }

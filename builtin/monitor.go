@@ -8,9 +8,6 @@ import (
 	"github.com/redtask/redtask/internal/monitor"
 )
 
-// MonitorName is the monitor's task name.
-const MonitorName = monitor.Name
-
 // MonitorOptions configure the monitor. The zero value works.
 type MonitorOptions struct {
 	// Interval is the time between two looks at the leases of a queue when one of them is past. While all are good the next look comes when
@@ -40,7 +37,7 @@ type MonitorOptions struct {
 // monitor's own clock: a Redis clock that jumps, or a failover to an older replica, steals nothing from a runner that lives. Should Redis'
 // clock have been set back, a lease is over when it has not changed for as long as it lasts.
 func Monitor(o MonitorOptions) redtask.Local {
-	f := faults{task: MonitorName}
+	f := faults{task: monitor.Name}
 	f.duration("Interval", o.Interval, 10*time.Millisecond)
 	f.duration("FirstDelay", o.FirstDelay, time.Millisecond)
 	f.duration("LongestDelay", o.LongestDelay, time.Millisecond)
@@ -48,5 +45,5 @@ func Monitor(o MonitorOptions) redtask.Local {
 	if o.MaxRecoveries < 0 {
 		f.add("MaxRecoveries %d: use at least 1, or 0 for the default", o.MaxRecoveries)
 	}
-	return redtask.Local{Name: MonitorName, Err: f.err(), New: func() redtask.Task { return monitor.New(monitor.Options(o)) }}
+	return redtask.Local{Name: monitor.Name, Err: f.err(), New: func() redtask.Task { return monitor.New(monitor.Options(o)) }}
 }

@@ -98,7 +98,7 @@ func TestPoisonIsGivenUp(t *testing.T) {
 		}
 		var kinds []string
 		for event := range events {
-			kinds = append(kinds, event.Event)
+			kinds = append(kinds, event.Name)
 		}
 		require.Equal(t, []string{redtask.EventWait, redtask.EventScheduled, redtask.EventException}, kinds)
 		record := e.wait(t, poison)
@@ -192,7 +192,7 @@ func TestMonitorOptionsRefused(t *testing.T) {
 		builtin.Monitor(builtin.MonitorOptions{Interval: -1, MaxRecoveries: -1, FirstDelay: time.Nanosecond}),
 	}})
 	require.ErrorIs(t, err, redtask.ErrInvalid)
-	for _, part := range []string{"Interval -1ns", "MaxRecoveries -1", "FirstDelay 1ns", builtin.MonitorName} {
+	for _, part := range []string{"Interval -1ns", "MaxRecoveries -1", "FirstDelay 1ns", "redtask/monitor"} {
 		require.ErrorContains(t, err, part)
 	}
 }

@@ -186,7 +186,7 @@ func (h *Harness) makeClient(queues map[string]int) {
 
 func (h *Harness) watch(queue string) {
 	h.t.Helper()
-	if err := h.recorder.watch(h.Client.In(queue)); err != nil {
+	if err := h.recorder.watch(h.Client.ForQueue(queue)); err != nil {
 		h.t.Fatalf("redtasktest: watch queue %q: is Redis there? %v", queue, err)
 	}
 }
@@ -213,11 +213,11 @@ func (h *Harness) startRunner(registry *redtask.Registry, options redtask.Runner
 	h.Runner = runner
 }
 
-// In returns the harness for another queue: its Client, Run, Collect and Watch mean that one.
-func (h *Harness) In(queue string) *Harness {
+// ForQueue returns the harness for another queue: its Client, Run, Collect and Watch mean that one.
+func (h *Harness) ForQueue(queue string) *Harness {
 	h.t.Helper()
 	other := *h
-	other.Client = h.Client.In(queue)
+	other.Client = h.Client.ForQueue(queue)
 	h.watch(queue)
 	return &other
 }

@@ -58,7 +58,7 @@ func TestNothingRemains(t *testing.T) {
 				return block(ctx, n)
 			})}), redtask.RunnerOptions{})
 			h.Watch(start(t, h.Client, "test/block", 1)).Next("tick")
-			start(t, h.Client.In("unserved"), "test/block", 2)
+			start(t, h.Client.ForQueue("unserved"), "test/block", 2)
 			keys, err := h.scan(t.Context(), "*")
 			require.NoError(t, err)
 			require.NotEmpty(t, keys)

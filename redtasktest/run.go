@@ -31,7 +31,7 @@ func (h *Harness) Run(task string, data any) *Result {
 }
 
 // Collect waits until a task is final and returns its record and events, from the harness's start on or, in a queue that the runner does
-// not serve, from [Harness.In].
+// not serve, from [Harness.ForQueue].
 func (h *Harness) Collect(id string) *Result {
 	h.t.Helper()
 	record, events := h.wait(id, "is not final", func(Events) bool { return false })
@@ -54,7 +54,7 @@ func (w *Watch) Next(name string) redtask.Event {
 	var found *redtask.Event
 	record, events := w.h.wait(w.id, fmt.Sprintf("has not emitted %q", name), func(events Events) bool {
 		for ; found == nil && w.next < len(events); w.next++ {
-			if events[w.next].Event == name {
+			if events[w.next].Name == name {
 				found = &events[w.next]
 			}
 		}
@@ -93,7 +93,7 @@ func (h *Harness) wait(id, fault string, reached func(Events) bool) (*redtask.Re
 				overdue++
 			}
 			if overdue > 2 { // the last events were lost: the connection that brings them was cut, say
-				return record, append(events, redtask.Event{Event: redtask.EventGap, ID: id, At: time.Now().UnixMilli()})
+				return record, append(events, redtask.Event{Name: redtask.EventGap, ID: id, At: time.Now().UnixMilli()})
 			}
 		}
 		polled = false
@@ -113,7 +113,7 @@ func settled(record *redtask.Record, err error, end *redtask.Event) bool {
 	case end == nil:
 		return false
 	case errors.Is(err, redtask.ErrNotFound):
-		return end.Event == redtask.EventRemoved
+		return end.Name == redtask.EventRemoved
 	}
 	return err == nil && record.State.Final() && end.Epoch >= record.Epoch
 }
@@ -180,7 +180,7 @@ func (r *Result) RequireRetries(n int) *Result {
 	found := 0
 	for _, event := range r.Events {
 		var data struct{ Reason string }
-		if event.Event == redtask.EventScheduled && json.Unmarshal(event.Data, &data) == nil && (data.Reason == "retry" || data.Reason == "supervised") {
+		if event.Name == redtask.EventScheduled && json.Unmarshal(event.Data, &data) == nil && (data.Reason == "retry" || data.Reason == "supervised") {
 			found++
 		}
 	}
@@ -239,14 +239,14 @@ type Events []redtask.Event
 
 // Named picks the events of one name.
 func (e Events) Named(name string) Events {
-	return slices.DeleteFunc(slices.Clone(e), func(event redtask.Event) bool { return event.Event != name })
+	return slices.DeleteFunc(slices.Clone(e), func(event redtask.Event) bool { return event.Name != name })
 }
 
 // Names lists the events' names.
 func (e Events) Names() []string {
 	names := make([]string, len(e))
 	for i := range e {
-		names[i] = e[i].Event
+		names[i] = e[i].Name
 	}
 	return names
 }
@@ -266,7 +266,7 @@ func Decode[T any](t testing.TB, events Events) []T {
 // end returns the last event if it ended the task.
 func (e Events) end() *redtask.Event {
 	for i := len(e) - 1; i >= 0; i-- {
-		switch e[i].Event {
+		switch e[i].Name {
 		case redtask.EventGap:
 			continue
 		case redtask.EventEnded, redtask.EventError, redtask.EventException, redtask.EventStopped, redtask.EventRemoved:
@@ -343,10 +343,10 @@ func (r *recorder) put(queue string, event redtask.Event) {
 	defer r.mu.Unlock()
 	tasks := r.queues[queue]
 	switch {
-	case event.Event == redtask.EventGap || r.count == maxEvents: // any task may have lost some
+	case event.Name == redtask.EventGap || r.count == maxEvents: // any task may have lost some
 		for id, events := range tasks {
 			if events.end() == nil {
-				tasks[id] = append(events, redtask.Event{Event: redtask.EventGap, ID: id, At: event.At})
+				tasks[id] = append(events, redtask.Event{Name: redtask.EventGap, ID: id, At: event.At})
 			}
 		}
 	case r.count < maxEvents:

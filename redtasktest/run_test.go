@@ -66,7 +66,7 @@ func TestWatchAndCollect(t *testing.T) {
 		require.NoError(t, h.Client.Stop(t.Context(), id))
 		result := h.Collect(id).RequireState(redtask.StateStopped)
 		require.Equal(t, []int{1, 2}, Decode[int](t, result.Events.Named("tick")))
-		require.Equal(t, "stopped", result.Events[len(result.Events)-1].Event)
+		require.Equal(t, "stopped", result.Events[len(result.Events)-1].Name)
 		require.Equal(t, result, h.Collect(id), "the end may be looked at again")
 
 		// The end of the run before a restart is not taken for that of the next.
@@ -78,7 +78,7 @@ func TestWatchAndCollect(t *testing.T) {
 		require.NoError(t, h.Client.Remove(t.Context(), id))
 		gone := h.Collect(id)
 		require.Nil(t, gone.Record)
-		require.Equal(t, "removed", gone.Events[len(gone.Events)-1].Event)
+		require.Equal(t, "removed", gone.Events[len(gone.Events)-1].Name)
 		fails(t, func(t testing.TB) { gone.t = t; gone.RequireState(redtask.StateEnded) }, "the task was removed, not ENDED", "tick 2")
 		fails(t, func(t testing.TB) { gone.t = t; Output[string](gone) }, "the task has no output")
 	})
@@ -90,10 +90,10 @@ func TestQueues(t *testing.T) {
 		h := on(t, url, registryOf(map[string]redtask.Factory{"test/where": where}), redtask.RunnerOptions{Queues: map[string]int{"b": 1, "a": 2}})
 		require.Equal(t, "a", h.Client.Queue())
 		require.Equal(t, "a", Output[string](h.Run("test/where", nil)))
-		require.Equal(t, "b", Output[string](h.In("b").Run("test/where", nil)))
+		require.Equal(t, "b", Output[string](h.ForQueue("b").Run("test/where", nil)))
 		require.Len(t, h.Started("test/where"), 2)
 
-		other := h.In("c") // nobody serves it
+		other := h.ForQueue("c") // nobody serves it
 		id := start(t, other.Client, "test/where", nil)
 		require.NoError(t, other.Client.Stop(t.Context(), id))
 		require.Equal(t, []string{"stopped"}, other.Collect(id).Events.Names())
@@ -118,13 +118,13 @@ func TestRecorderIsBounded(t *testing.T) {
 	r := newRecorder()
 	defer r.close()
 	r.queues["q"] = map[string]Events{}
-	r.put("q", redtask.Event{Event: "ended", ID: "old"})
+	r.put("q", redtask.Event{Name: "ended", ID: "old"})
 	for range maxEvents {
-		r.put("q", redtask.Event{Event: "tick", ID: "new"})
+		r.put("q", redtask.Event{Name: "tick", ID: "new"})
 	}
 	kept, _ := r.of("q", "new")
 	require.Len(t, kept, maxEvents)
-	require.Equal(t, redtask.EventGap, kept[maxEvents-1].Event)
+	require.Equal(t, redtask.EventGap, kept[maxEvents-1].Name)
 	old, _ := r.of("q", "old")
 	require.Equal(t, []string{"ended"}, old.Names(), "nothing can be missing after an end")
 }
@@ -211,7 +211,7 @@ func TestLongListingsAreCut(t *testing.T) {
 	t.Parallel()
 	events := make(Events, 70)
 	for i := range events {
-		events[i] = redtask.Event{Event: fmt.Sprintf("tick-%02d", i), Data: []byte(`"` + string(make([]byte, 1000)) + `"`)}
+		events[i] = redtask.Event{Name: fmt.Sprintf("tick-%02d", i), Data: []byte(`"` + string(make([]byte, 1000)) + `"`)}
 	}
 	text := events.listing()
 	require.Contains(t, text, "… 20 earlier")

@@ -64,7 +64,7 @@ func (h *Harness) tasks() []*redtask.Record {
 	line := h.line(ctx)
 	for _, key := range keys {
 		queue, id, _ := strings.Cut(strings.TrimPrefix(key, h.Prefix+":{"), "}:task:")
-		record, err := h.Client.In(queue).Get(ctx, id)
+		record, err := h.Client.ForQueue(queue).Get(ctx, id)
 		switch {
 		case errors.Is(err, redtask.ErrNotFound), errors.Is(err, redtask.ErrWrongType):
 		case err != nil:

@@ -35,7 +35,7 @@ func TestRequireStartedInEveryState(t *testing.T) {
 		h.Run("test/end", 3)
 		h.Run("test/error", 4)
 		h.Run("test/panic", 5)
-		start(t, h.Client.In("unserved"), "test/wait", 6)
+		start(t, h.Client.ForQueue("unserved"), "test/wait", 6)
 		scheduled := map[string]any{"task": "test/late", "data": "8", "state": "SCHEDULED"}
 		require.NoError(t, h.Redis.HSet(t.Context(), h.Prefix+":{default}:task:late", scheduled).Err())
 		require.NoError(t, h.Redis.Set(t.Context(), h.Prefix+":{default}:task:broken", "not a hash", 0).Err())
@@ -130,7 +130,7 @@ func TestRequireStartedFails(t *testing.T) {
 		text := fails(t, func(t testing.TB) {
 			h := idle(t, url)
 			start(t, h.Client, "app/other", "x")
-			start(t, h.Client.In("post"), "app/mail", mail{To: "bob", Meta: map[string]any{"cc": []string{"eve"}, "n": 1}})
+			start(t, h.Client.ForQueue("post"), "app/mail", mail{To: "bob", Meta: map[string]any{"cc": []string{"eve"}, "n": 1}})
 			h.RequireStarted("app/mail", mail{To: "ann", Meta: map[string]any{"n": 1}})
 		}, `no task app/mail was started with`+"\n    "+`{"to":"ann","meta":{"n":1}}`, "started, 2 in all:\n    app/mail ",
 			`in queue "post", WAIT, with {"to":"bob","meta":{"cc":["eve"],"n":1}}`,

@@ -118,7 +118,7 @@ func (s *service) events(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return
 		}
-		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.Event, data); err != nil || stream.Flush() != nil {
+		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.Name, data); err != nil || stream.Flush() != nil {
 			return
 		}
 	}

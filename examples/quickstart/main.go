@@ -53,7 +53,7 @@ func main() {
 	fmt.Printf("%-12s  %-11s %-10s %s\n", "TIME", "TASK", "EVENT", "DATA")
 	for event := range events {
 		if slices.Contains(ids, event.ID) {
-			fmt.Printf("%s  %-11s %-10s %s\n", event.Time().Format("15:04:05.000"), event.Task, event.Event, event.Data)
+			fmt.Printf("%s  %-11s %-10s %s\n", event.Time().Format("15:04:05.000"), event.Task, event.Name, event.Data)
 		}
 		switch string(event.Data) {
 		case `"3, every 300 ms"`:
@@ -63,7 +63,7 @@ func main() {
 			fmt.Println("              --> client.Stop(ctx, id)")
 			check(client.Stop(ctx, ids[0]))
 		}
-		if event.ID == ids[0] && event.Event == redtask.EventStopped {
+		if event.ID == ids[0] && event.Name == redtask.EventStopped {
 			break
 		}
 	}

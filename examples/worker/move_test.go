@@ -112,7 +112,7 @@ func (w *world) requireCountsInOrder(events *redis.PubSub, loops []string) {
 	last := map[string]position{}
 	for len(until) > 0 {
 		event := w.next(events)
-		if event.Event != "tick" {
+		if event.Name != "tick" {
 			continue
 		}
 		var tick struct{ Count int }
@@ -185,10 +185,10 @@ func TestCrash(t *testing.T) {
 		dying := w.worker(options...)
 		w.awaitState(neighbour, "ENDED")
 		event := w.next(poison)
-		for event.Event == "running" { // it may, or may not, be out before the process dies
+		for event.Name == "running" { // it may, or may not, be out before the process dies
 			event = w.next(poison)
 		}
-		require.Equal(t, recovery, event.Event)
+		require.Equal(t, recovery, event.Name)
 		require.Contains(t, string(event.Data), `"recovered"`)
 		require.ErrorContains(t, dying.awaitExit(), "exit status 3")
 	}

@@ -25,9 +25,9 @@ func TestStubborn(t *testing.T) {
 
 	events := w.watch("mule")
 	w.start("mule", "example/stubborn", `{"ms":3600000}`)
-	require.Equal(t, "running", w.next(events).Event)
+	require.Equal(t, "running", w.next(events).Name)
 	p.signal(syscall.SIGTERM)
-	require.Equal(t, "stuck", w.next(events).Event)
+	require.Equal(t, "stuck", w.next(events).Name)
 	require.ErrorContains(t, p.awaitExit(), "exit status 1")
 	require.Contains(t, p.log.String(), "example/stubborn (ID mule)")
 	require.Equal(t, "RUNNING", w.field("mule", "state"))

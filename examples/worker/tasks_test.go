@@ -44,7 +44,7 @@ func TestHello(t *testing.T) {
 	epoch := int64(0)
 	for i, kind := range []string{"running", "text", "ended"} {
 		event := w.next(events)
-		require.Equal(t, kind, event.Event)
+		require.Equal(t, kind, event.Name)
 		require.EqualValues(t, i+1, event.Seq)
 		require.Equal(t, "42", event.ID)
 		require.Equal(t, "example/hello", event.Task)
@@ -115,7 +115,7 @@ func TestLoopIsReloadedAndStopped(t *testing.T) {
 	p := w.worker()
 	events := w.watch("loop")
 	w.start("loop", "example/loop", `{"interval_ms":20}`)
-	require.Equal(t, "running", w.next(events).Event)
+	require.Equal(t, "running", w.next(events).Name)
 	count := 0
 	for range 3 {
 		count++
@@ -125,7 +125,7 @@ func TestLoopIsReloadedAndStopped(t *testing.T) {
 	require.Equal(t, "1", w.cli("PUBLISH", key("control:loop"), "reload"))
 	for reloaded := 0; reloaded < 3; {
 		event := w.next(events)
-		if event.Event == "running" {
+		if event.Name == "running" {
 			require.Contains(t, string(event.Data), "reloaded")
 			reloaded = 1
 			continue
@@ -138,12 +138,12 @@ func TestLoopIsReloadedAndStopped(t *testing.T) {
 	}
 	w.cli("HSET", key("task:loop"), "data", `{"interval_ms":-1}`)
 	w.cli("PUBLISH", key("control:loop"), "reload")
-	for event := w.next(events); event.Event != "reload_failed"; event = w.next(events) {
+	for event := w.next(events); event.Name != "reload_failed"; event = w.next(events) {
 		count++
 		requireTick(t, event, count)
 	}
 	w.cli("PUBLISH", key("control:loop"), "what")
-	for event := w.next(events); event.Event != "control_failed"; event = w.next(events) {
+	for event := w.next(events); event.Name != "control_failed"; event = w.next(events) {
 		count++
 		requireTick(t, event, count)
 	}
@@ -158,7 +158,7 @@ func (p *worker) stops() int { return strings.Count(p.log.String(), "loop is tol
 
 func requireTick(t *testing.T, event redtask.Event, count int) {
 	t.Helper()
-	require.Equal(t, "tick", event.Event)
+	require.Equal(t, "tick", event.Name)
 	var tick struct{ Count int }
 	require.NoError(t, json.Unmarshal(event.Data, &tick))
 	require.Equal(t, count, tick.Count)
