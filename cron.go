@@ -1,6 +1,7 @@
 package redtask
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,7 +42,7 @@ type Missed string
 // What becomes of missed times.
 const (
 	MissedOnce Missed = cron.Once // one start for all of them, as soon as a runner is there
-	MissedSkip Missed = cron.Skip // no start for a time that is more than a minute ago; see [builtin.CronOptions]
+	MissedSkip Missed = cron.Skip // no start for a time that is more than a minute ago; builtin.CronOptions.Late says how long
 	MissedAll  Missed = cron.All  // a start for each of them, at most 100, the oldest first; it needs another Overlap than OverlapSkip
 )
 
@@ -55,7 +56,7 @@ const (
 	OverlapReplace Overlap = cron.Replace // it is stopped as by [Client.Stop], and the new one starts at once
 )
 
-// CronRecord is what Redis holds of an entry.
+// CronRecord is what Redis holds of an entry. To change one, read it, and [Cron.Add] a CronEntry of what it says.
 type CronRecord struct {
 	Name     string          `json:"name"`
 	Queue    string          `json:"queue"`
@@ -63,8 +64,9 @@ type CronRecord struct {
 	Zone     string          `json:"zone,omitempty"`
 	Task     string          `json:"task"`
 	Data     json.RawMessage `json:"data,omitempty"`
-	Missed   Missed          `json:"missed,omitempty"`
-	Overlap  Overlap         `json:"overlap,omitempty"`
+	Options  StartOptions    `json:"-"` // as far as they can be read; Error tells what cannot
+	Missed   Missed          `json:"missed"`
+	Overlap  Overlap         `json:"overlap"`
 	Paused   bool            `json:"paused,omitempty"`
 	Declared bool            `json:"declared,omitempty"` // by a runner's [RunnerOptions.Cron]
 	NextAt   time.Time       `json:"next_at,omitzero"`   // zero while it is paused or bad
@@ -184,9 +186,12 @@ func (c *Cron) read(ctx context.Context, name string) (map[string]string, error)
 }
 
 func newCronRecord(queue, name string, h map[string]string) *CronRecord {
+	options, _ := parseOptions(cmp.Or(h["options"], "{}"))
+	start := options.startOptions()
+	start.Keep, start.Expiry = h["keep"] != "", ms(parseInt(h["expires_ms"]))
 	return &CronRecord{
-		Name: name, Queue: queue, Schedule: h["schedule"], Zone: h["zone"], Task: h["task"], Data: raw(h["data"]), Missed: Missed(h["missed"]),
-		Overlap: Overlap(h["overlap"]), Paused: h["paused"] != "", Declared: h["declared"] != "", NextAt: millis(h["next_at"]),
+		Name: name, Queue: queue, Schedule: h["schedule"], Zone: h["zone"], Task: h["task"], Data: raw(h["data"]), Options: start,
+		Missed: cmp.Or(Missed(h["missed"]), MissedOnce), Overlap: cmp.Or(Overlap(h["overlap"]), OverlapSkip), Paused: h["paused"] != "", Declared: h["declared"] != "", NextAt: millis(h["next_at"]),
 		LastAt: millis(h["last_at"]), LastID: h["last_id"], Error: h["error"],
 	}
 }

@@ -179,10 +179,16 @@ func TestCronPauseRunRemove(t *testing.T) {
 		ran := make(chan *Run, 1000)
 		c, ctx := e.client(t).Cron(), testContext(t)
 		e.runner(t, ticks(newBlocker(), ran), onlyCron)
-		entry := CronEntry{Name: "nightly", Schedule: "30 2 * * *", Zone: "Europe/Berlin", Task: "test/tick", Options: StartOptions{Key: "k", Keep: true, Expiry: time.Hour}}
+		entry := CronEntry{Name: "nightly", Schedule: "30 2 * * *", Zone: "Europe/Berlin", Task: "test/tick", Options: StartOptions{
+			Key: "k", Keep: true, Expiry: time.Hour, Headers: map[string]string{"tenant": "a"}, Priority: PriorityLow, Timeout: time.Minute,
+			Retry: &Retry{Attempts: 3, Backoff: Constant(time.Second)},
+		}}
 		require.NoError(t, c.Add(ctx, entry))
 		added, err := c.Get(ctx, "nightly")
 		require.NoError(t, err)
+		require.Equal(t, entry.Options, added.Options)
+		require.Equal(t, MissedOnce, added.Missed)
+		require.Equal(t, OverlapSkip, added.Overlap)
 		require.NoError(t, c.Pause(ctx, "nightly"))
 		require.NoError(t, c.Add(ctx, entry), "a deploy does not resume it")
 		paused, err := c.Get(ctx, "nightly")
@@ -322,4 +328,14 @@ func TestBadCronEntries(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	require.Contains(t, fmt.Sprint(err), "schedule")
+}
+
+// A cron that has no logger of its own tells that of its runner.
+func TestCronLogsWithItsRunner(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.do(t, "HSET", e.key("cron:bad"), "task", "test/tick")
+		e.do(t, "ZADD", e.key("cron"), 0, "bad")
+		e.runner(t, ticks(newBlocker(), make(chan *Run, 1)), func(o *RunnerOptions) { o.Locals = defaultLocals() })
+		eventually(t, "it is told", func() bool { return e.log.has("an entry of the schedule is bad") })
+	})
 }

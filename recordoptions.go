@@ -111,6 +111,14 @@ func parseOptions(text string) (*recordOptions, error) {
 	return o, errors.Join(append(faults, checkPlacing(where, o.Priority, o.Key, o.Ordered)...)...)
 }
 
+// startOptions are those of them that an entry of the schedule may have.
+func (o *recordOptions) startOptions() StartOptions {
+	return StartOptions{
+		Priority: o.Priority, Key: o.Key, Ordered: o.Ordered, Retry: o.Retry.policy(), Supervise: o.Supervise.policy(), Timeout: ms(o.TimeoutMS),
+		Headers: o.Headers,
+	}
+}
+
 // terms are what holds for a run: what the registration of its name says and, before that, its start. They do not change.
 type terms struct {
 	retry     *Retry

@@ -52,8 +52,10 @@ type TaskOptions struct {
 func (o *TaskOptions) faults(name string) []error {
 	where := fmt.Sprintf("task %q", name)
 	var faults []error
-	if o.Timeout < 0 || o.StopTimeout < 0 {
-		faults = append(faults, fmt.Errorf("%w: %s: timeouts must not be negative: Timeout %s, StopTimeout %s", ErrInvalid, where, o.Timeout, o.StopTimeout))
+	for name, d := range map[string]time.Duration{"Timeout": o.Timeout, "StopTimeout": o.StopTimeout} {
+		if d != 0 && d < time.Millisecond {
+			faults = append(faults, fmt.Errorf("%w: %s: %s %s: use at least 1ms; is its unit missing?", ErrInvalid, where, name, d))
+		}
 	}
 	if o.LogLines < 0 || o.LogLines > MaxLogLines {
 		faults = append(faults, fmt.Errorf("%w: %s: LogLines %d: use 1 to %d, or 0 for none", ErrInvalid, where, o.LogLines, MaxLogLines))

@@ -105,6 +105,7 @@ func (r *Retry) withDefaults() *Retry {
 		return nil
 	}
 	policy := *r
+	setDefault(&policy.Attempts, 1)
 	setDefault(&policy.MaxDelay, policy.Backoff.longest(defaultRetryDelay))
 	return &policy
 }
@@ -134,7 +135,8 @@ func (a *askedRetry) Error() string { return a.err.Error() }
 func (a *askedRetry) Unwrap() error { return a.err }
 
 // RetryAfter makes an error with which a task asks to run again after d, whatever the backoff of its policy says: a server told it to come
-// back later, say. The attempts of the policy bound it; without a policy they are 10. Otherwise it means what err means, so
+// back later, say. The attempts of its [Retry] bound it; without one they are 10. [Retry.Failures] and [Retry.MaxDelay] do not
+// matter; under [Supervise] MaxRestarts is the bound. Otherwise it means what err means, so
 // RetryAfter(Fail(err), d) ends in ERROR when no attempt is left. A negative d is 0; RetryAfter(nil, d) is nil.
 func RetryAfter(err error, d time.Duration) error {
 	if err == nil {
@@ -178,8 +180,8 @@ func (r *Run) next(state State, err error) next {
 		return end
 	}
 	policy := r.retry
-	if policy == nil || policy.Attempts == 0 {
-		policy = (&Retry{Attempts: 1}).withDefaults()
+	if policy == nil {
+		policy = (&Retry{}).withDefaults()
 		if asked != nil {
 			policy.Attempts = defaultAskedRuns
 		}

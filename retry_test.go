@@ -194,6 +194,7 @@ func TestWhatIsRetried(t *testing.T) {
 		"asked":                 {policy, 1, 0, StateError, RetryAfter(Fail(errSurprise), 7), 7},
 		"asked, wrapped":        {policy, 1, 0, StateException, fmt.Errorf("x: %w", RetryAfter(errSurprise, 7)), 7},
 		"asked, last attempt":   {policy, 3, 0, StateException, RetryAfter(errSurprise, 7), 0},
+		"asked, one attempt":    {(&Retry{}).withDefaults(), 1, 0, StateException, RetryAfter(errSurprise, 7), 0},
 		"asked, no policy":      {nil, 9, 0, StateException, RetryAfter(errSurprise, 7), 7},
 		"asked, no policy, end": {nil, 10, 0, StateException, RetryAfter(errSurprise, 7), 0},
 		"refused":               {policy, 1, 0, StateException, NoRetry(errSurprise), 0},
@@ -265,7 +266,7 @@ func TestBadPolicies(t *testing.T) {
 	err := registry.register("bad name", nil, bad)
 	require.ErrorIs(t, err, ErrInvalid)
 	for _, want := range []string{
-		"app/name", "factory is nil", "timeouts must not be negative", "both Retry and Supervise", "Retry.Attempts -1", "Retry.MaxDelay 5ns",
+		"app/name", "factory is nil", "Timeout -1ns: use at least 1ms", "both Retry and Supervise", "Retry.Attempts -1", "Retry.MaxDelay 5ns",
 		"a delay of -1ns", `Supervise.Restart "sometimes"`, "Supervise.MaxRestarts 1001", "Supervise.Within 3ns", "Exponential(-1ns)",
 		"Limits.Concurrency -1", "Limits.Rate of 1 in 0s", "Limits.KeyRate of 0 in 1h",
 	} {

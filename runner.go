@@ -166,7 +166,7 @@ func (r *Runner) Start(ctx context.Context) error {
 }
 
 func (r *Runner) startEngine(e *engine, values, parts, last context.Context) {
-	e.taskContext = store.WithRunner(values, &store.Bound{Queue: e.queue, Runner: e.runnerID, Wake: e.wakeCron, Entries: e.cronEntries})
+	e.taskContext = store.WithRunner(values, &store.Bound{Queue: e.queue, Runner: e.runnerID, Logger: e.options.Logger, Wake: e.wakeCron, Entries: e.cronEntries})
 	e.localContext, e.endLocals = context.WithCancel(parts)
 	for _, serve := range []func(context.Context){e.fetcher.Serve, e.promoter.Serve, e.listen} {
 		r.services.Go(func() { serve(parts) })

@@ -45,7 +45,7 @@ type CleanupOptions struct {
 	// HandlerTimeout bounds one call of Handler. Default 10 s.
 	HandlerTimeout time.Duration
 
-	// Logger gets what went wrong. Default slog.Default().
+	// Logger gets what went wrong. Default: that of the runner.
 	Logger *slog.Logger
 }
 

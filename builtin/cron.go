@@ -15,7 +15,7 @@ type CronOptions struct {
 	Interval time.Duration
 	// Late is how long ago a time may be that is started all the same where [redtask.MissedSkip] holds. At least 1 ms. Default 1 min.
 	Late time.Duration
-	// Logger gets what was left out, and what is wrong with an entry. Default slog.Default().
+	// Logger gets what was left out, and what is wrong with an entry. Default: that of the runner.
 	Logger *slog.Logger
 }
 

@@ -27,7 +27,7 @@ type MonitorOptions struct {
 	// 1 ms. Default 1 min.
 	StableAfter time.Duration
 
-	// Logger gets what was taken over. Default slog.Default().
+	// Logger gets what was taken over. Default: that of the runner.
 	Logger *slog.Logger
 }
 

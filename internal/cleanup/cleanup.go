@@ -48,9 +48,6 @@ func New(options Options) *Task {
 	if options.HandlerTimeout == 0 {
 		options.HandlerTimeout = 10 * time.Second
 	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
 	return &Task{options: options}
 }
 
@@ -68,6 +65,9 @@ func DefaultRetention() []store.Retention {
 func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {
 	bound := store.FromContext(ctx)
 	t.queue, t.runner = bound.Queue, bound.Runner
+	if t.options.Logger == nil {
+		t.options.Logger = bound.Logger
+	}
 	return nil
 }
 

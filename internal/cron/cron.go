@@ -50,14 +50,14 @@ func New(options Options) *Task {
 	if options.Late == 0 {
 		options.Late = time.Minute
 	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
 	return &Task{options: options}
 }
 
 func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {
 	t.bound = store.FromContext(ctx)
+	if t.options.Logger == nil {
+		t.options.Logger = t.bound.Logger
+	}
 	return nil
 }
 

@@ -48,7 +48,6 @@ func New(options Options) *Task {
 	setDefault(&options.FirstDelay, usual.First)
 	setDefault(&options.LongestDelay, usual.Longest)
 	setDefault(&options.StableAfter, usual.Stable)
-	setDefault(&options.Logger, slog.Default())
 	return &Task{options: options, seen: map[string]*observation{}}
 }
 
@@ -60,7 +59,9 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 func (t *Task) Init(ctx context.Context, _ json.RawMessage) error {
-	t.queue = store.FromContext(ctx).Queue
+	bound := store.FromContext(ctx)
+	t.queue = bound.Queue
+	setDefault(&t.options.Logger, bound.Logger)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -93,6 +94,7 @@ type queueKey struct{}
 type Bound struct {
 	Queue   *Queue
 	Runner  string
+	Logger  *slog.Logger
 	Wake    chan struct{} // capacity 1: something is due, look at once
 	Entries []Entry       // of the schedule, as the runner declares them
 }
