@@ -137,7 +137,7 @@ func (c *Client) Stop(ctx context.Context, id string) error {
 // says why. A task in line will start with the record's data anyway. [ErrFinal] if the task is final: use [Client.Restart].
 func (c *Client) Reload(ctx context.Context, id string) error { return c.reload(ctx, id, nil) }
 
-// ReloadWith is [Client.Reload] with new data, which replaces the old once the new instance took over.
+// ReloadWith is [Client.Reload] with new data, which replaces the old once the new instance took over; a task in line has it at once.
 func (c *Client) ReloadWith(ctx context.Context, id string, data any) error {
 	encoded, err := encode(fmt.Sprintf("new data for task %q", id), data, c.shared.maxData)
 	if err != nil {
@@ -202,7 +202,7 @@ func (c *Client) RescheduleIn(ctx context.Context, id string, in time.Duration) 
 }
 
 // Pause keeps all runners of the queue from taking tasks, until [Client.Resume]: what runs goes on, what is due comes in line, starts are
-// accepted. Pausing a paused queue is no error.
+// accepted, also those of the schedule, and what they may wait at most goes on being counted. Pausing a paused queue is no error.
 func (c *Client) Pause(ctx context.Context) error {
 	if c.fault != nil {
 		return c.fault
@@ -230,8 +230,8 @@ func (c *Client) Get(ctx context.Context, id string) (*Record, error) {
 	return newRecord(c.queue.Name(), id, hash), nil
 }
 
-// Wait waits until a task is final, and returns its record. It waits for one that does not exist yet, too. A task that is removed before
-// its record could be read is [ErrNotFound]. ctx bounds the wait.
+// Wait waits until a task is final, and returns its record. It waits for one that does not exist yet, too, and so for one whose
+// record the cleanup has removed: ctx bounds the wait. A task that is removed before its record could be read is [ErrNotFound].
 func (c *Client) Wait(ctx context.Context, id string) (*Record, error) {
 	for {
 		events, err := c.Watch(ctx, id)

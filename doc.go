@@ -51,34 +51,39 @@
 //   - [ErrShutdown], the runner shuts down: back at the head of the line, no attempt counted.
 //   - [ErrReloaded], new data: the new instance takes over.
 //   - [ErrRestarted]: back at the head of the line, attempts counted from zero. This holds whatever the task returns.
-//   - [ErrTimedOut], it ran longer than its [TaskOptions.Timeout], or than [Run.TimeoutAfter] allows: EXCEPTION.
+//   - [ErrTimedOut], it ran longer than its [TaskOptions.Timeout], or than [Run.TimeoutAfter] allows: EXCEPTION, which a policy may retry.
+//   - [ErrDeadline], its [StartOptions.Deadline] is past: EXCEPTION, for good.
 //   - [ErrLeaseLost], the runner could not reach Redis for too long: the task goes on in another run. This one is to return without
 //     further effects; what it returns is written only if its claim still holds.
 //
 // Any other return keeps its own meaning: [ErrDone] is ENDED (the work was finished all the same), an error made by [Fail] is ERROR, the
-// rest is EXCEPTION.
+// rest is EXCEPTION. So ends, without having run, a task that waited longer than its [StartOptions.Expiry], see [ErrExpired], and one whose
+// name no live runner of its queue knows.
 //
 // # Running
 //
 // A [Runner] serves one or several queues, each with its own number of tasks at a time. It proves that it lives with one lease for each
 // queue, however many tasks run. When it dies, the tasks go back in line within [RunnerOptions.Lease] plus a second, 16 s by default, as
 // long as another runner of the queue lives; that is the work of the monitor, which runs in every runner together with the cleanup of old
-// records and the cron, which starts what the schedule says. Package [builtin] configures them.
+// records and the cron, which starts what the schedule says. Package [builtin] configures them. Records of final tasks stay for 24 h (ENDED,
+// STOPPED) or 7 days (ERROR, EXCEPTION), at most 10,000 of each state, unless it, or Keep of a start or registration, says otherwise.
 //
-// [Runner.Run] blocks until its ctx ends and then gives everything back; [Runner.Start] and [Runner.Shutdown] are for those who embed it.
+// [Runner.Run] blocks until its ctx ends and then gives everything back; [Runner.Start] and [Runner.Shutdown] are for those who embed it. Redis
+// 6.2 or newer, or Valkey, must not evict keys (maxmemory-policy noeviction).
 //
 // # Control
 //
 // A [Client] starts tasks with [Client.Start], [Client.StartWith] and [Client.StartMany], ends them with [Client.Stop], gives them new
-// data with [Client.ReloadWith], runs them again with [Client.Restart]. Stops, reloads and restarts are recorded in Redis: a runner that
-// is away for a moment learns of them later. [Client.Get], [Client.List] and [Client.Counts] look at what there is; [Client.Wait] waits
-// for the end of one.
+// data with [Client.ReloadWith], runs them again with [Client.Restart] or [Client.Retry], takes them away with [Client.Remove]. Stops, reloads
+// and restarts are recorded in Redis: a runner that is away for a moment learns of them later. [Client.Get], [Client.List], [Client.Log] and
+// [Client.Counts] look at what there is; [Client.Wait] waits for the end of one, [Client.WaitMany] and [Client.WaitEach] of many, [Await]
+// for an output. [Client.StopMany] and its like do to all tasks that fit a [Filter] what the calls for one do.
 //
 // # Time, order and limits
 //
 // [StartOptions] say more of one start: when it is due, its priority, the [Once] key that no other task may have, what it is about, so that
-// [Limits] count by it or [StartOptions.Ordered] keeps the order, its deadline, the headers that travel with it. [Client.Cron] starts tasks by a
-// schedule. [Client.Pause] keeps a whole queue from taking tasks.
+// [Limits] count by it or [StartOptions.Ordered] keeps the order, its deadline, the headers that travel with it. [Client.Reschedule] moves a
+// task that waits. [Client.Cron] is the schedule by which the runners start tasks. [Client.Pause] keeps a whole queue from taking tasks.
 //
 // # Events
 //

@@ -32,18 +32,18 @@ func (timedOut) Timeout() bool        { return true }
 // ErrDone is what Start returns when it was told to stop and had finished its work all the same: the task is ENDED.
 var ErrDone = errors.New("redtask: the work was done all the same")
 
-// What a client's call, or a registration, was refused for. Use errors.Is.
+// What a call was refused for. Use errors.Is.
 var (
-	ErrNotFound  = store.ErrMissing   // no task with this ID
-	ErrExists    = store.ErrExists    // the ID is waiting or running; the error is a *ConflictError
-	ErrFinal     = store.ErrFinal     // the task is final: nothing is left to stop or reload; the error is a *ConflictError
-	ErrRunning   = store.ErrRunning   // the task runs: stop it first; the error is a *ConflictError
-	ErrNotUnique = store.ErrNotUnique // another task has the unique key; the error is a *ConflictError with that one's ID
-	ErrWrongType = store.ErrWrongType // a key of ours holds another Redis type
-	ErrFull      = store.ErrFull      // Redis refuses writes for want of memory
-	ErrDenied    = store.ErrDenied    // the Redis user lacks a right, or its name or password is wrong
-	ErrProtocol  = store.ErrProtocol  // Redis holds another version of the protocol
-	ErrInvalid   = errors.New("redtask: invalid input")
+	ErrNotFound  = store.ErrMissing                     // no task with this ID, or no entry of the schedule with this name
+	ErrExists    = store.ErrExists                      // the ID is waiting or running; the error is a *ConflictError
+	ErrFinal     = store.ErrFinal                       // the task is final: nothing is left to stop, reload or put off; the error is a *ConflictError
+	ErrRunning   = store.ErrRunning                     // the task runs: stop it first; the error is a *ConflictError
+	ErrNotUnique = store.ErrNotUnique                   // another task has the unique key; the error is a *ConflictError with that one's ID
+	ErrWrongType = store.ErrWrongType                   // a key of ours holds another Redis type
+	ErrFull      = store.ErrFull                        // Redis refuses writes for want of memory
+	ErrDenied    = store.ErrDenied                      // the Redis user lacks a right, or its name or password is wrong
+	ErrProtocol  = store.ErrProtocol                    // Redis holds another version of the protocol
+	ErrInvalid   = errors.New("redtask: invalid input") // options, names or values that cannot be; the message tells all of them
 )
 
 // ConflictError is a refusal that the state of a task caused; it wraps [ErrExists], [ErrFinal],

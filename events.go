@@ -12,13 +12,13 @@ import (
 // Event kinds that the library publishes. A change of state is an event named as the state, in lower case. A task's own events have
 // any other name.
 const (
-	EventWait          = "wait"           // back in line; data {"reason"}
-	EventScheduled     = "scheduled"      // due later; data {"reason"}
-	EventRunning       = "running"        // a run began; data {"attempt","runner"}
+	EventWait          = "wait"           // back in line; data {"reason"}, {"reason","recoveries","runner"} from a dead runner
+	EventScheduled     = "scheduled"      // due later; data {"reason"}, {"reason","attempt","error","delay_ms"} where a policy says so
+	EventRunning       = "running"        // a run began; data {"attempt","runner"}, after a reload {"reason"} as well
 	EventEnded         = "ended"          // final; data is the output
 	EventError         = "error"          // final; data {"error"}
 	EventException     = "exception"      // final; data {"error"}
-	EventStopped       = "stopped"        // final
+	EventStopped       = "stopped"        // final; data null, or {"reason"} for what would have put it back in line
 	EventRemoved       = "removed"        // the record is gone
 	EventProgress      = "progress"       // data is the report
 	EventStuck         = "stuck"          // the task ignores that it was told to stop; data {"method"}

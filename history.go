@@ -72,7 +72,7 @@ func (r *Run) later(following *next) *store.Leave {
 }
 
 // RetryIn tells, from when an exception handler is called on, whether the task runs again, and after how long: an application may alert
-// on the last failure only.
+// on the last failure only. Before, in the task and in [Middleware], it says no.
 func (r *Run) RetryIn() (time.Duration, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

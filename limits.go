@@ -21,7 +21,8 @@ type Limits struct {
 	KeyRate Rate
 }
 
-// Rate is N starts in each interval of length Per, wherever that begins: a sliding window, by the clock of Redis. The zero value is no limit.
+// Rate is N runs that begin in each interval of length Per, wherever that begins: a sliding window, by the clock of Redis. The zero value is
+// no limit.
 type Rate struct {
 	N   int           // 1 to 100,000
 	Per time.Duration // at least 1 ms

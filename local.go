@@ -12,7 +12,8 @@ import (
 
 // StartLocal runs a registered task as part of this runner: it takes no slot, is listed in Redis while it runs, is not moved when the
 // runner goes, and leaves no record. It returns the task's ID once it runs; ctx bounds only the wait for that. It runs again after a
-// pause when it fails, and at once when the runner had lost its lease; it ends when it returns nil or is stopped. data is encoded as JSON.
+// pause when it fails, and at once when the runner had lost its lease; it ends when it returns nil or is stopped. Retry and
+// Supervise of its registration are not for it. data is encoded as JSON.
 func (r *Runner) StartLocal(ctx context.Context, queue, task string, data any) (string, error) {
 	encoded, err := encode("data", data, r.options.MaxData)
 	if err != nil {

@@ -24,11 +24,12 @@ const (
 // RunnerOptions configure a [Runner]. The zero value works: one queue, `default`, 100 tasks at a time.
 type RunnerOptions struct {
 	// Prefix begins the names of all keys in Redis. Runners and clients that should meet have the same; applications that share a server have
-	// different ones, also in different databases of it, since channels know no database. Default "redtask".
+	// different ones, also in different databases of it, since channels know no database. At most [MaxQueue] bytes without braces, spaces and
+	// control characters. Default "redtask".
 	Prefix string
 
 	// Queues maps each queue that this runner serves to how many of its tasks may run at once: at least 1, and as many as memory allows,
-	// since a running task costs Redis nothing. Default {"default": 100}.
+	// since a running task costs Redis nothing. Names are as Prefix is. Default {"default": 100}.
 	Queues map[string]int
 
 	// Lease is how long this runner's tasks stay its own without a sign of life from it; then others take them over. At least 1.5 s.
@@ -66,7 +67,7 @@ type RunnerOptions struct {
 	// [Cron.Remove] removes it. Default: none.
 	Cron []CronEntry
 
-	// OnException is called in the task's goroutine when a run ends in EXCEPTION, before its state is written, with the run's context but
+	// OnException is called in the task's goroutine when a run ends in EXCEPTION, also where the task is retried (see [Run.RetryIn]), before its state is written, with the run's context but
 	// without its cancellation. A panic in it is logged. Default: none; exceptions are logged anyway.
 	OnException []ExceptionHandler
 

@@ -18,14 +18,15 @@ type Factory func() Task
 // TaskOptions are what a registration says of all tasks of a name. The zero value works.
 type TaskOptions struct {
 	// Timeout bounds one run, Init and Start with the middleware around them; the task is then told to stop with cause [ErrTimedOut] and ends
-	// in EXCEPTION. Default 0: none.
+	// in EXCEPTION, which a policy may retry. Its ctx has the deadline, for those who ask. At least 1 ms. Default 0: none.
 	Timeout time.Duration
 
-	// StopTimeout is what a [Stopper] has from the call of Stop to the return of Start, before Start's ctx is cancelled. Default 10 s.
+	// StopTimeout is what a [Stopper] has from the call of Stop to the return of Start, before Start's ctx is cancelled. At least 1 ms.
+	// Default 10 s.
 	StopTimeout time.Duration
 
-	// Strict makes typed functions, those of [Func] and [FuncOut], refuse data with fields that their input type lacks. Default false: old runners meet new producers in
-	// every deploy.
+	// Strict makes typed functions, those of [Func] and [FuncOut], refuse data with fields that their input type lacks. Default false: old
+	// runners meet new producers in every deploy.
 	Strict bool
 
 	// Keep keeps the records of final tasks from cleanup, once they have run. Default false.
@@ -105,13 +106,14 @@ type Registry struct {
 // NewRegistry makes an empty registry.
 func NewRegistry() *Registry { return &Registry{entries: map[string]*entry{}} }
 
-// Register adds a task with default options. Like http.Handle it panics on what can only be a programming mistake: a bad name, a
+// Register adds a task with default options. Its name is `app/name`: letters, digits, `_`, `-` and `.` in two or more parts that are joined by
+// `/`, at most 128 bytes; `redtask/` is the library's. Like http.Handle it panics on what can only be a programming mistake: a bad name, a
 // name taken, no factory.
 func (r *Registry) Register(name string, factory Factory) {
 	r.RegisterWith(name, factory, TaskOptions{})
 }
 
-// RegisterWith is [Registry.Register] with options.
+// RegisterWith is [Registry.Register] with options; it panics on bad ones, all faults at once.
 func (r *Registry) RegisterWith(name string, factory Factory, options TaskOptions) {
 	if err := r.register(name, factory, options); err != nil {
 		panic(err)

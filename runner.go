@@ -146,7 +146,8 @@ func (r *Runner) longestShutdown() time.Duration {
 }
 
 // Start begins to run tasks and returns at once; Redis may be away at that time. ctx gives its values to the tasks' contexts, its end
-// means nothing. Pair it with [Runner.Shutdown]. A second call is an error.
+// means nothing. Pair it with [Runner.Shutdown]. A second call is an error. A runner that cannot go on, since Redis holds another version
+// of the protocol, say, logs it; only [Runner.Run] and [Runner.Shutdown] return it.
 func (r *Runner) Start(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

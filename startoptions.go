@@ -26,33 +26,37 @@ type StartOptions struct {
 	At time.Time
 	In time.Duration
 
-	// Priority chooses the line in the queue. Default [PriorityNormal].
+	// Priority chooses the line in the queue. A run that was cut short goes on before all others of normal priority, whatever this says.
+	// Default [PriorityNormal].
 	Priority Priority
 	// Key is what the task is about, a customer's ID, say: limits per key count by it, see [Limits]. At most [MaxKey] bytes, without
 	// control characters. Default: none.
 	Key string
 	// Ordered runs tasks of the same Key, whatever their names, strictly one after the other in the order in which they were started, or
-	// became due: the next one begins when the one before is final, so one that is retried holds up those behind it. Default false.
+	// became due: the next one begins when the one before is final, so one that is retried holds up those behind it. It needs a Key. Default false.
 	Ordered bool
 	// Once lets only one task with the same unique key exist at a time: see [Unique], [Throttle], [Debounce]. Default: none.
 	Once Once
 
-	// Retry is the policy for this start. Default: that of the registration, [TaskOptions.Retry].
+	// Retry is the policy for this start, in the place of the registration's Retry or Supervise; not together with Supervise. Default: that of
+	// the registration, [TaskOptions.Retry].
 	Retry *Retry
-	// Supervise is the policy for this start. Default: that of the registration, [TaskOptions.Supervise].
+	// Supervise is the policy for this start, as Retry is. Default: that of the registration, [TaskOptions.Supervise].
 	Supervise *Supervise
 
-	// Timeout bounds each run. Default: that of the registration, [TaskOptions.Timeout].
+	// Timeout bounds each run, in the place of what the registration says. At least 1 ms. Default: [TaskOptions.Timeout].
 	Timeout time.Duration
-	// Deadline is when the task must be through, its retries among it: then it is told to stop with cause [ErrDeadline] and ends in EXCEPTION.
-	// Default: none.
+	// Deadline is when the task must be through, its retries among it, by the clock of Redis: then it is told to stop with cause [ErrDeadline]
+	// and ends in EXCEPTION; one in line ends so when its turn comes; and an attempt after which the next would come too late is the last.
+	// It stays what it is in a [Client.Restart]. Default: none.
 	Deadline time.Time
-	// Expiry is how long the task may wait, from when it is due: a task whose turn comes later ends in EXCEPTION with [ErrExpired]. It does
-	// not count for what comes after its first run. Default 0: as long as it takes.
+	// Expiry is how long the task may wait, from when it is due: a task whose turn comes later ends in EXCEPTION with [ErrExpired]. The time is
+	// fixed by the start, and neither a pause nor a new due time moves it; it does not count for what comes after the first run.
+	// Default 0: as long as it takes.
 	Expiry time.Duration
 
-	// Headers travel with the task: trace context, tenant. A task that is started with the ctx of a running one inherits that one's, but for
-	// names that are given here. Default: none.
+	// Headers travel with the task: trace context, tenant. A task that is started with the ctx of a running one inherits that one's; then come
+	// those of [ClientOptions.Headers], then these: of the same name the last one counts. At most 16 KiB in all. Default: none.
 	Headers map[string]string
 }
 
@@ -67,7 +71,7 @@ const (
 	PriorityLow    Priority = "low"
 )
 
-// MaxKey bounds keys, in bytes.
+// MaxKey bounds [StartOptions.Key] and the key of a [Once], in bytes.
 const MaxKey = 256
 
 // maxHeaders bounds what travels with a task, names and values, in bytes.
@@ -98,8 +102,8 @@ func Unique(key string, ttl time.Duration) Once {
 	return Once{key: key, ttl: ttl, release: "end", conflict: "refuse", set: true}
 }
 
-// Throttle runs a task at most once in a window, that begins with its start: further starts of the key in it are not run, and return the ID of
-// the first.
+// Throttle runs a task at most once in a window, which begins with the call that starts it: further starts of the key in it make no task, and
+// return the ID of the first.
 func Throttle(key string, window time.Duration) Once {
 	return Once{key: key, ttl: window, release: "never", conflict: "keep", set: true}
 }

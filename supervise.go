@@ -19,7 +19,7 @@ const (
 
 // Supervise is a policy for tasks that should always run: they have no attempts that could be used up. What counts is how often they were
 // restarted of late; that is kept in the task's record, so a crash loop is seen also when each restart is on another runner. A task that is
-// told to stop stays stopped. The zero value works.
+// told to stop stays stopped. [Client.Restart] is another thing: it forgets the restarts. The zero value works.
 type Supervise struct {
 	// Restart says which ends are no end. Default [RestartAlways].
 	Restart RestartPolicy

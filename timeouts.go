@@ -39,7 +39,7 @@ func (r *Run) limitTime() (stop func()) {
 // TimeoutAfter has the task told to stop after d, like [TaskOptions.Timeout]: with cause [ErrTimedOut], a [Stopper] by Stop first; then the run
 // ends in EXCEPTION. It is for [Middleware], and for tasks that learn only when they run how long they may. The function that it returns
 // calls it off, and reports false if that was too late. Of several times, also that of the options, the first to be over counts. A d that is
-// not positive is over at once.
+// not positive is over at once. The deadline of the ctx does not tell of it.
 func (r *Run) TimeoutAfter(d time.Duration) (stop func() bool) {
 	return time.AfterFunc(d, func() {
 		r.mu.Lock()

@@ -26,7 +26,8 @@ const watchBuffer = 1024
 // To miss nothing of a task, watch an ID of your own and then start it with [Client.StartWith].
 //
 // Watch reconnects by itself. Where events may be missing, after that or because the loop was too slow for its buffer of 1,024 events,
-// it yields [EventGap]. The events may be ranged over once; leaving the loop or the end of ctx frees the connection.
+// it yields [EventGap]. The events may be ranged over once; leaving the loop or the end of ctx frees the connection. ctx.Err tells
+// a loop that ctx ended.
 func (c *Client) Watch(ctx context.Context, id string) (iter.Seq[Event], error) {
 	if err := c.check(id); err != nil {
 		return nil, err
