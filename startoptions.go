@@ -96,7 +96,7 @@ type onceOptions struct {
 }
 
 // Unique gives a task a key that no other task of the queue may have, whatever its name and data, until it is final; with a ttl at most for
-// that time from its start. A further start is refused with a [*ConflictError] that is [ErrNotUnique] and has the ID of the task that is
+// that time from the call that starts it, whatever it does then. A further start is refused with a [*ConflictError] that is [ErrNotUnique] and has the ID of the task that is
 // there; see [Once.OrExisting] and [Once.OrReplace] for other answers.
 func Unique(key string, ttl time.Duration) Once {
 	return Once{key: key, ttl: ttl, release: "end", conflict: "refuse", set: true}

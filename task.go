@@ -68,7 +68,7 @@ type Record struct {
 	Attempt    int             `json:"attempt"`              // runs so far, without those that a shutdown or a dead runner cut short
 	Recoveries int             `json:"recoveries,omitempty"` // runners that died in a row while they ran it
 	Runner     string          `json:"runner,omitempty"`     // ID of the runner that has, or had, it
-	CreatedAt  time.Time       `json:"created_at,omitzero"` // when it was put in line first, or scheduled
+	CreatedAt  time.Time       `json:"created_at,omitzero"`  // when it was put in line first, or scheduled
 	DueAt      time.Time       `json:"due_at,omitzero"`
 	StartedAt  time.Time       `json:"started_at,omitzero"` // when its last run began
 	EndedAt    time.Time       `json:"ended_at,omitzero"`
