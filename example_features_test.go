@@ -208,7 +208,7 @@ func ExampleRunnerOptions_cron() {
 }
 
 // Mails with a link to set a new password go before a newsletter that was started earlier.
-func ExamplePriority_order() {
+func ExamplePriority() {
 	registry := redtask.NewRegistry()
 	registry.Register("mail/send", redtask.Func(func(_ context.Context, mail string) error {
 		fmt.Println(mail)

@@ -36,22 +36,6 @@ func ExampleClient_Reschedule() {
 	// ENDED
 }
 
-// Password mails go before newsletters, and newsletters still go.
-func ExamplePriority() {
-	registry := redtask.NewRegistry()
-	printer(registry, "mail/send")
-	client, stop := startRunner(registry)
-	defer stop()
-
-	id := must(client.StartWith(ctx, "mail/send", "your new password", redtask.StartOptions{Priority: redtask.PriorityHigh}))
-	must(client.Wait(ctx, id))
-	id = must(client.StartWith(ctx, "mail/send", "news of the week", redtask.StartOptions{Priority: redtask.PriorityLow}))
-	must(client.Wait(ctx, id))
-	// Output:
-	// your new password
-	// news of the week
-}
-
 // While a database is moved nothing begins; what was started meanwhile runs afterwards.
 func ExampleClient_Pause() {
 	registry := redtask.NewRegistry()
