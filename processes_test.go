@@ -176,6 +176,25 @@ func TestTwoProcesses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ErrTimedOut.Error()+" of 20ms", wait(t, client, timed).Error)
 
+	require.NoError(t, client.Pause(ctx))
+	paused := startAll(t, client, many(20, "test/quick", func(i int, o *StartOptions) { o.Expiry = time.Duration(i%2) * time.Millisecond }))
+	dead, err := client.StartWith(ctx, "test/long", 1, StartOptions{Deadline: time.Now().Add(time.Millisecond)})
+	require.NoError(t, err)
+	last, err := client.Get(ctx, paused[len(paused)-1])
+	require.NoError(t, err)
+	eventually(t, "they have waited too long", func() bool { return e.rdb.Time(ctx).Val().After(last.ExpiresAt.Add(time.Millisecond)) })
+	counts, err := client.Counts(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, len(paused)+1, counts.Wait, "neither process takes one")
+	require.NoError(t, client.Resume(ctx))
+	for i, id := range paused {
+		require.Equal(t, []string{"", ErrExpired.Error()}[i%2], wait(t, client, id).Error)
+	}
+	require.Contains(t, wait(t, client, dead).Error, ErrDeadline.Error())
+	for _, id := range append(paused, dead) {
+		require.NoError(t, client.Remove(ctx, id))
+	}
+
 	failed := startAll(t, client, many(50, "test/fails", nil))
 	_, err = client.WaitMany(ctx, failed)
 	require.NoError(t, err)
