@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redtask/redtask/internal/cleanup"
+	"github.com/redtask/redtask/internal/cron"
 	"github.com/redtask/redtask/internal/monitor"
 	"github.com/redtask/redtask/internal/redistest"
 	"github.com/redtask/redtask/internal/store"
@@ -69,6 +70,7 @@ func (c *cluster) runner() *Runner {
 					Interval: 50 * time.Millisecond, Retention: []store.Retention{{State: "ERROR", Age: time.Hour, Count: 1}},
 				})
 			}},
+			{Name: cron.Name, New: func() Task { return cron.New(cron.Options{}) }},
 		},
 	}
 	for _, queue := range clusterQueues {

@@ -190,7 +190,7 @@ func TestMiddlewareRefused(t *testing.T) {
 
 	err := NewRegistry().register("test/x", nil, TaskOptions{Timeout: -1, Middleware: []Middleware{nil, keep, nil}})
 	require.ErrorIs(t, err, ErrInvalid)
-	for _, part := range []string{`task "test/x": Middleware[0] is nil`, `task "test/x": Middleware[2] is nil`, "timeouts", "factory"} {
+	for _, part := range []string{`task "test/x": Middleware[0] is nil`, `task "test/x": Middleware[2] is nil`, "Timeout -1ns: use at least 1ms", "factory"} {
 		require.ErrorContains(t, err, part)
 	}
 
