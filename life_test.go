@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -89,6 +90,9 @@ func TestUnknownName(t *testing.T) {
 		require.Contains(t, record.Error, `did you mean "test/greet"?`)
 		record = wait(t, client, start(t, client, "other/thing", nil))
 		require.Equal(t, `no runner of queue "default" knows a task named "other/thing"; they know test/greet`, record.Error)
+		id, err := client.StartWith(testContext(t), "other/thing", nil, StartOptions{Retry: &Retry{Attempts: 3, Backoff: Constant(time.Hour)}})
+		require.NoError(t, err)
+		require.Equal(t, 1, wait(t, client, id).Attempt, "to try it again does not help")
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // A crash loop is seen across runners: each restart here is on another one, and the limit counts them all.
@@ -113,6 +115,18 @@ func TestWhatIsSupervised(t *testing.T) {
 			require.ErrorContains(t, got.err, "each time it just returned")
 		}
 	}
+}
+
+// A task that is told to go and says that it is done is not run again: a shutdown does not turn its end into a restart.
+func TestDoneAsToldIsTheEnd(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
+	for _, told := range []error{ErrShutdown, ErrStopped, ErrTimedOut} {
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"supervise":{}}`})
+		require.Equal(t, "ENDED", e.outcome(r, told, ErrDone).State)
+	}
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"supervise":{}}`})
+	require.Equal(t, "SCHEDULED", e.outcome(r, nil, ErrDone).State, "of its own accord it is as if it returned nil")
 }
 
 // How long a restart waits goes by the restarts in a row, up to MaxDelay, whatever attempt it is; a task may ask for a time of its own.

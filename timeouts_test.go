@@ -3,6 +3,8 @@ package redtask
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +29,7 @@ func TestTimeoutAndDeadlineOfAStart(t *testing.T) {
 				return b.factory().Start(ctx)
 			}}).task()
 		}, TaskOptions{Timeout: time.Hour, Retry: &Retry{Attempts: 2, Backoff: Constant(0)}})
+		registry.Register("test/endless", newBlocker().factory)
 		e.runner(t, registry, nil)
 		client := e.client(t)
 		begun := time.Now()
@@ -55,6 +58,10 @@ func TestTimeoutAndDeadlineOfAStart(t *testing.T) {
 		require.Equal(t, StateException, record.State)
 		require.Contains(t, record.Error, "deadline is past")
 		require.Len(t, b.running, 3, "it has not run")
+
+		id, err = client.StartWith(testContext(t), "test/endless", nil, StartOptions{Deadline: time.Now().Add(100 * time.Millisecond)})
+		require.NoError(t, err)
+		require.Contains(t, wait(t, client, id).Error, ErrDeadline.Error(), "also where there is no timeout")
 	})
 }
 
@@ -101,6 +108,36 @@ func TestDeadlineBesideATimeout(t *testing.T) {
 			require.Equal(t, want, leave.State, name)
 		}
 	})
+}
+
+// Whether a deadline is past before a run begins is for the clock of Redis to say.
+func TestDeadlineIsByTheClockOfRedis(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, offset := range []time.Duration{-time.Hour, time.Hour} {
+			e := loneEngine(RunnerOptions{MaxData: 1 << 20})
+			e.clockOffset.Store(offset.Milliseconds())
+			e.entries = map[string]*entry{"test/x": {factory: newBlocker().factory}}
+			for after, refused := range map[int64]bool{-1: true, 0: true, 1: false} {
+				options := fmt.Sprintf(`{"deadline_at":%d}`, e.now()+after)
+				r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: options})
+				require.Equal(t, refused, errors.Is(r.prepare(), ErrDeadline), "%s %d", offset, after)
+			}
+		}
+	})
+}
+
+// A client that gives up when ctx says that the time is over did as it was told: the record tells of the timeout alone.
+func TestDeadlineExceededIsTheTimeout(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
+	for cause, want := range map[error]string{
+		ErrTimedOut: ErrTimedOut.Error() + " of 1m0s", ErrDeadline: ErrDeadline.Error() + " since 1970-01-01T00:00:00Z",
+	} {
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"timeout_ms":60000,"deadline_at":1}`})
+		leave := e.outcome(r, cause, fmt.Errorf("GET: %w", context.DeadlineExceeded))
+		require.Equal(t, []string{"error", want}, leave.Fields)
+	}
 }
 
 // Once a run has returned nobody waits for its time to be over.
@@ -184,7 +221,9 @@ func TestExpiry(t *testing.T) {
 		require.NoError(t, client.RescheduleIn(testContext(t), late, 0))
 		handled := make(chan error, 10)
 		b := newBlocker()
-		e.runner(t, blockRegistry(b), func(o *RunnerOptions) {
+		registry := NewRegistry()
+		registry.RegisterWith("test/block", b.factory, TaskOptions{Retry: &Retry{Attempts: 3, Backoff: Constant(time.Hour)}})
+		e.runner(t, registry, func(o *RunnerOptions) {
 			o.OnException = []ExceptionHandler{func(_ context.Context, _ *Run, err error) { handled <- err }}
 		})
 		for _, id := range []string{id, late} {
