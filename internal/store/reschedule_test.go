@@ -106,3 +106,23 @@ func TestFullReschedule(t *testing.T) {
 	require.Equal(t, 1, promoted.Moved)
 	require.Contains(t, e.line(), "due")
 }
+
+// One that waits for a limit leaves its place there; the one that it was brought forward in the place of comes instead.
+func TestRescheduleOfAHeldTask(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("first", "second", "third", "fourth")
+		c := e.commit("r", 10, nil).Claims[0]
+		held := e.keys.base + "held:test/a"
+		require.Equal(t, []string{"second", "third", "fourth"}, e.zset(held))
+		at := time.Now().Add(time.Hour).UnixMilli()
+		require.NoError(t, e.queue.Reschedule(e.ctx(), "second", at, 0))
+		require.Equal(t, []string{"third"}, e.line(), "whether it may run shows in its claim")
+		require.Equal(t, []string{"fourth"}, e.zset(held))
+		require.NotContains(t, e.hash("second"), "held_by")
+		require.NotContains(t, e.hash("second"), "place")
+		e.commit("r", 0, func(b *Batch) { b.Leave("first", c.member(), &Leave{State: "ENDED", Event: tail(&c, 1), Holds: true}) })
+		require.NoError(t, e.queue.Reschedule(e.ctx(), "third", at, 0))
+		require.Equal(t, []string{"fourth"}, claimed(e.commit("r", 10, nil)))
+	})
+}
