@@ -135,7 +135,10 @@ func TestDeadlineExceededIsTheTimeout(t *testing.T) {
 		ErrTimedOut: ErrTimedOut.Error() + " of 1m0s", ErrDeadline: ErrDeadline.Error() + " since 1970-01-01T00:00:00Z",
 	} {
 		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"timeout_ms":60000,"deadline_at":1}`})
-		leave := e.outcome(r, cause, fmt.Errorf("GET: %w", context.DeadlineExceeded))
+		r.told = cause
+		returned := fmt.Errorf("GET: %w", context.DeadlineExceeded)
+		require.Equal(t, StateException, r.Outcome(returned))
+		leave := e.outcome(r, cause, returned)
 		require.Equal(t, []string{"error", want}, leave.Fields)
 	}
 }
@@ -186,6 +189,7 @@ func TestOptionsOfAStartTravel(t *testing.T) {
 			require.Nil(t, r.supervise, "it has the registration's place")
 		case o.Supervise != nil:
 			require.Equal(t, o.Supervise.withDefaults(), r.supervise, name)
+			require.Nil(t, r.retry, "it has the registration's place")
 		default:
 			require.Equal(t, registered.Retry, r.retry, name)
 		}
@@ -251,6 +255,7 @@ func TestBadOptionsFromOutside(t *testing.T) {
 			"empty key":     {`{"ordered":true}`, "Ordered without a Key"},
 			"two faults":    {`{"priority":"urgent","timeout_ms":-1}`, "timeout_ms and deadline_at must not be negative"},
 			"bad policy":    {`{"retry":{"attempts":5000}}`, "Retry.Attempts 5000"},
+			"bad restarts":  {`{"supervise":{"max_restarts":5000}}`, "Supervise.MaxRestarts 5000"},
 			"odd types":     {`{"key":7}`, "options are not what they should be"},
 			"nulls":         {`{"key":null,"once":null,"retry":null}`, ""},
 			"unknown names": {`{"color":"red"}`, ""},

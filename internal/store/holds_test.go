@@ -156,6 +156,24 @@ func TestLeaveOfAHolderForLater(t *testing.T) {
 	}
 }
 
+// A pending stop that ends a run in the place of a reload frees what the task holds.
+func TestStopOfAHolderThatReloads(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		options := `{"once":{"key":"u","release":"end"}}`
+		require.NoError(t, e.startSpecial("x", options, withOptions(options, `,"once":{"key":"u","release":"end","conflict":"refuse"}`)))
+		c := e.commit("r", 1, nil).Claims[0]
+		_, err := e.queue.Stop(e.ctx(), "x")
+		require.NoError(t, err)
+		result := e.commit("r", 0, func(b *Batch) {
+			b.Swap("x", c.member(), 1000, "new", &Leave{State: "STOPPED", Event: tail(&c, 1), Holds: true})
+		})
+		require.Equal(t, []string{"stopped"}, result.Codes)
+		require.Equal(t, "STOPPED", e.state("x"))
+		require.Nil(t, e.do("GET", e.keys.base+"once:u"))
+	})
+}
+
 // One that was brought forward and finds no room goes back to its place; what comes anew goes behind it.
 func TestBroughtForwardInVain(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
