@@ -256,6 +256,7 @@ func TestBadOptionsFromOutside(t *testing.T) {
 			"two faults":    {`{"priority":"urgent","timeout_ms":-1}`, "timeout_ms and deadline_at must not be negative"},
 			"bad policy":    {`{"retry":{"attempts":5000}}`, "Retry.Attempts 5000"},
 			"bad restarts":  {`{"supervise":{"max_restarts":5000}}`, "Supervise.MaxRestarts 5000"},
+			"bad deadline":  {`{"deadline_at":-1}`, "deadline_at must not be negative"},
 			"odd types":     {`{"key":7}`, "options are not what they should be"},
 			"nulls":         {`{"key":null,"once":null,"retry":null}`, ""},
 			"unknown names": {`{"color":"red"}`, ""},
