@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -89,6 +92,9 @@ func TestUnknownName(t *testing.T) {
 		require.Contains(t, record.Error, `did you mean "test/greet"?`)
 		record = wait(t, client, start(t, client, "other/thing", nil))
 		require.Equal(t, `no runner of queue "default" knows a task named "other/thing"; they know test/greet`, record.Error)
+		id, err := client.StartWith(testContext(t), "other/thing", nil, StartOptions{Retry: &Retry{Attempts: 3, Backoff: Constant(time.Hour)}})
+		require.NoError(t, err)
+		require.Equal(t, 1, wait(t, client, id).Attempt, "to try it again does not help")
 	})
 }
 
@@ -121,6 +127,30 @@ func TestUnknownNameThatAnotherRunnerHas(t *testing.T) {
 			require.Equal(t, StateEnded, record.State)
 			require.Equal(t, 1, record.Attempt)
 		}
+	})
+}
+
+// A task that is given back for its name and has a pending stop is over: its unique key is free.
+func TestStopOfATaskThatIsGivenBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var told atomic.Bool
+		ctx := testContext(t)
+		own := e.answered(t, func(next func() error, cmd *redis.Cmd) error {
+			if slices.Contains(cmd.Args(), any("SCHEDULED")) && told.CompareAndSwap(false, true) {
+				runner := e.rdb.HGet(ctx, e.key("task:id"), "runner").Val()
+				e.rdb.HSet(ctx, e.key("control:"+runner), "id", "stop")
+			}
+			return next()
+		})
+		e.do(t, "HSET", e.key("runner:new"), "names", "test/new", "batch", 1)
+		e.do(t, "ZADD", e.key("runners"), time.Now().Add(time.Hour).UnixMilli(), "new")
+		own.runner(t, NewRegistry(), func(o *RunnerOptions) { o.Locals = []Local{} })
+		client := e.client(t)
+		_, err := client.StartWith(ctx, "test/new", nil, StartOptions{ID: "id", Once: Unique("k", 0)})
+		require.NoError(t, err)
+		require.Equal(t, StateStopped, wait(t, client, "id").State)
+		require.True(t, told.Load())
+		require.Zero(t, e.rdb.Exists(ctx, e.key("once:k")).Val())
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -83,6 +84,38 @@ func TestLocalThatCannotBeListed(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, receive(t, "the answer", failed), context.Canceled)
 		require.NoError(t, e.rdb.Rename(t.Context(), e.key("kept"), e.key("epoch")).Err())
+	})
+}
+
+// A local task runs again by its runner's own backoff, whatever a policy of its name says: it is never in the schedule, where any runner
+// would find it.
+func TestLocalFailsUnderAPolicy(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		b := newBlocker()
+		registry := NewRegistry()
+		for name, options := range map[string]TaskOptions{
+			"test/retried":    {Retry: &Retry{Attempts: 5, Backoff: Constant(time.Hour)}},
+			"test/supervised": {Supervise: &Supervise{Backoff: Constant(time.Hour)}},
+		} {
+			var runs atomic.Int64
+			registry.RegisterWith(name, func() Task {
+				return (&script{start: func(ctx context.Context) error {
+					if runs.Add(1) == 1 {
+						return RetryAfter(errSurprise, time.Hour)
+					}
+					return b.factory().Start(ctx)
+				}}).task()
+			}, options)
+		}
+		runner := e.runner(t, registry, func(o *RunnerOptions) { o.Locals = []Local{} })
+		for _, name := range []string{"test/retried", "test/supervised"} {
+			_, err := runner.StartLocal(testContext(t), "default", name, nil)
+			require.NoError(t, err)
+		}
+		for range 2 {
+			receive(t, "runs again", b.running)
+		}
+		require.Zero(t, e.rdb.Exists(t.Context(), e.key("scheduled")).Val())
 	})
 }
 

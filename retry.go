@@ -45,7 +45,7 @@ type Backoff struct {
 	own    func(attempt int, err error) time.Duration
 }
 
-// Exponential doubles the delay with each attempt, from first on, and then draws the wait evenly from zero to that ("full jitter"): what
+// Exponential doubles the delay with each attempt, from first on, at least 1 ms, and then draws the wait evenly from zero to that ("full jitter"): what
 // failed together does not come back together. See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 func Exponential(first time.Duration) Backoff { return Backoff{first: first} }
 
@@ -61,8 +61,8 @@ func BackoffFunc(own func(attempt int, err error) time.Duration) Backoff { retur
 
 func (b *Backoff) faults(where string) []error {
 	var faults []error
-	if b.first < 0 {
-		faults = append(faults, fmt.Errorf("%w: %s: Exponential(%s) is negative", ErrInvalid, where, b.first))
+	if b.first != 0 && b.first < time.Millisecond { // it travels in ms, where less would be 0, and that the default
+		faults = append(faults, fmt.Errorf("%w: %s: Exponential(%s): use at least 1ms; is its unit missing?", ErrInvalid, where, b.first))
 	}
 	if len(b.delays) > maxBackoffDelays {
 		faults = append(faults, fmt.Errorf("%w: %s: %d delays: use at most %d; the last one is repeated", ErrInvalid, where, len(b.delays), maxBackoffDelays))

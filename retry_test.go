@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -177,6 +178,7 @@ func TestWhatIsRetried(t *testing.T) {
 	always := Constant(time.Minute)
 	policy := (&Retry{Attempts: 3, Backoff: always}).withDefaults()
 	both := (&Retry{Attempts: 3, Backoff: always, Failures: true}).withDefaults()
+	zero := (&Retry{}).withDefaults()
 	for name, c := range map[string]struct {
 		policy   *Retry
 		attempt  int
@@ -197,6 +199,8 @@ func TestWhatIsRetried(t *testing.T) {
 		"asked, one attempt":    {(&Retry{}).withDefaults(), 1, 0, StateException, RetryAfter(errSurprise, 7), 0},
 		"asked, no policy":      {nil, 9, 0, StateException, RetryAfter(errSurprise, 7), 7},
 		"asked, no policy, end": {nil, 10, 0, StateException, RetryAfter(errSurprise, 7), 0},
+		"asked, zero policy":    {zero, 9, 0, StateException, RetryAfter(errSurprise, 7), 7},
+		"zero policy":           {zero, 1, 0, StateException, errSurprise, 0},
 		"refused":               {policy, 1, 0, StateException, NoRetry(errSurprise), 0},
 		"deadline before":       {policy, 1, time.Now().Add(30 * time.Second).UnixMilli(), StateException, errSurprise, 0},
 		"deadline after":        {policy, 1, time.Now().Add(time.Hour).UnixMilli(), StateException, errSurprise, time.Minute},
@@ -208,9 +212,44 @@ func TestWhatIsRetried(t *testing.T) {
 		require.Equal(t, c.state, got.state, name)
 		require.Equal(t, c.err, got.err, name)
 	}
+	r := &Run{engine: &engine{}, attempt: 1}
+	require.Equal(t, next{again: true, reason: reasonRetry, state: StateException, err: RetryAfter(errSurprise, 0)},
+		r.next(StateException, RetryAfter(errSurprise, -time.Hour)), "a negative delay is none")
 	require.NoError(t, RetryAfter(nil, time.Second))
 	require.NoError(t, NoRetry(nil))
 	require.Equal(t, "surprise", NoRetry(errSurprise).Error())
+}
+
+// A retry, or a restart, that would come at the deadline or later is none. The deadline is by the clock of Redis.
+func TestNoRetryAtTheDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := loneEngine(RunnerOptions{})
+		e.clockOffset.Store(-time.Hour.Milliseconds())
+		due := e.now() + time.Minute.Milliseconds()
+		for deadline, again := range map[int64]bool{due - 1: false, due: false, due + 1: true} {
+			r := &Run{engine: e, attempt: 1, deadline: deadline, born: time.Now()}
+			r.retry = (&Retry{Attempts: 2, Backoff: Constant(time.Minute)}).withDefaults()
+			require.Equal(t, again, r.next(StateException, errSurprise).again)
+			r.supervise = (&Supervise{Backoff: Constant(time.Minute)}).withDefaults()
+			require.Equal(t, again, r.next(StateException, errSurprise).again)
+		}
+	})
+}
+
+// What is said of the zero values in their docs.
+func TestPolicyDefaults(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, &Retry{MaxDelay: time.Hour}, (&Retry{}).withDefaults())
+	require.Equal(t, &Supervise{
+		Restart: RestartAlways, MaxDelay: time.Minute, StableAfter: time.Minute, MaxRestarts: 100, Within: time.Hour,
+	}, (&Supervise{}).withDefaults())
+	forever := func(int, error) time.Duration { return 1000 * time.Hour }
+	for _, b := range []Backoff{Constant(1000 * time.Hour), BackoffFunc(forever)} { // what was written down holds as it is
+		require.Equal(t, 1000*time.Hour, b.delay(1, nil, (&Retry{Backoff: b}).withDefaults().MaxDelay))
+		require.Equal(t, 1000*time.Hour, b.delay(1, nil, (&Supervise{Backoff: b}).withDefaults().MaxDelay))
+	}
+	require.Equal(t, &Retry{MaxDelay: time.Second}, (&Retry{MaxDelay: time.Second}).withDefaults())
 }
 
 func TestBackoff(t *testing.T) {
@@ -233,6 +272,11 @@ func TestBackoff(t *testing.T) {
 	require.Equal(t, time.Duration(2), list.delay(3, nil, 2), "bounded")
 	own := BackoffFunc(func(attempt int, err error) time.Duration { return time.Duration(attempt * len(err.Error())) })
 	require.Equal(t, time.Duration(16), own.delay(2, errSurprise, time.Hour))
+	require.Equal(t, time.Duration(5), own.delay(2, errSurprise, 5), "bounded")
+	given := []time.Duration{1, 2}
+	copied := Delays(given...)
+	given[0] = 7
+	require.Equal(t, time.Duration(1), copied.delay(1, nil, time.Hour), "what the caller does with its slice later is its own affair")
 	negative := BackoffFunc(func(int, error) time.Duration { return -1 })
 	require.Zero(t, negative.delay(1, nil, time.Hour))
 	zero := Backoff{}
@@ -248,9 +292,58 @@ func TestBackoffPanics(t *testing.T) {
 		})
 		e.runner(t, registry, nil)
 		client := e.client(t)
-		require.Equal(t, StateEnded, wait(t, client, start(t, client, "test/flaky", nil)).State)
+		scheduled := kinds(t, client, "id")
+		_, err := client.StartWith(testContext(t), "test/flaky", nil, StartOptions{ID: "id"})
+		require.NoError(t, err)
+		require.NotContains(t, string(scheduled(EventScheduled).Data), `"delay_ms":0}`, "the default backoff is used")
+		require.Equal(t, StateEnded, wait(t, client, "id").State)
 		require.True(t, e.log.has("backoff function panicked"))
 	})
+}
+
+// What the docs allow is taken, up to the bound, and nothing beyond it.
+func TestPoliciesAtTheirBounds(t *testing.T) {
+	t.Parallel()
+	delays := make([]time.Duration, maxBackoffDelays)
+	good := []TaskOptions{
+		{Retry: &Retry{Attempts: MaxAttempts, MaxDelay: time.Millisecond, Backoff: Delays(delays...)}},
+		{Retry: &Retry{Backoff: Exponential(time.Millisecond)}},
+		{Supervise: &Supervise{
+			MaxRestarts: maxRestarts, MaxDelay: time.Millisecond, StableAfter: time.Millisecond, Within: time.Millisecond, Backoff: Delays(delays...),
+		}},
+	}
+	for i, options := range good {
+		require.NoError(t, NewRegistry().register("test/x", newBlocker().factory, options), i)
+		start := StartOptions{
+			Retry: options.Retry, Supervise: options.Supervise, In: time.Millisecond, Timeout: time.Millisecond, Expiry: time.Millisecond,
+			Headers: map[string]string{"name": strings.Repeat("x", maxHeaders-len("name"))},
+		}
+		require.NoError(t, start.validate("test/x"), i)
+	}
+	for want, options := range map[string]TaskOptions{
+		"Retry.Attempts 1001":             {Retry: &Retry{Attempts: MaxAttempts + 1}},
+		"Retry.Backoff: 101 delays":       {Retry: &Retry{Backoff: Delays(append(delays, 1)...)}},
+		"Supervise.Backoff: 101 delays":   {Supervise: &Supervise{Backoff: Delays(append(delays, 1)...)}},
+		"Supervise.MaxDelay 999µs":        {Supervise: &Supervise{MaxDelay: 999 * time.Microsecond}},
+		"Supervise.StableAfter -1s":       {Supervise: &Supervise{StableAfter: -time.Second}},
+		"Retry.Backoff: Exponential(5ns)": {Retry: &Retry{Backoff: Exponential(5)}},
+		"Retry.MaxDelay 999µs":            {Retry: &Retry{MaxDelay: 999 * time.Microsecond}},
+	} {
+		require.ErrorContains(t, NewRegistry().register("test/x", newBlocker().factory, options), want)
+		start := StartOptions{Retry: options.Retry, Supervise: options.Supervise}
+		require.ErrorContains(t, start.validate("test/x"), want)
+	}
+	for want, start := range map[string]StartOptions{
+		"a function cannot travel":     {Supervise: &Supervise{Backoff: BackoffFunc(func(int, error) time.Duration { return 0 })}},
+		"Headers have 16385 bytes":     {Headers: map[string]string{"name": strings.Repeat("x", maxHeaders-len("name")+1)}},
+		"names and values are UTF-8":   {Headers: map[string]string{"name": "\xff"}},
+		`header "\xff"`:                {Headers: map[string]string{"\xff": "value"}},
+		"Timeout 999µs: use at least":  {Timeout: 999 * time.Microsecond},
+		"Expiry 999µs: use at least":   {Expiry: 999 * time.Microsecond},
+		"In 999µs: use at least 1ms; ": {In: 999 * time.Microsecond},
+	} {
+		require.ErrorContains(t, start.validate("test/x"), want)
+	}
 }
 
 // All that is wrong with policies is told at once, where they are given.

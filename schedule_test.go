@@ -43,6 +43,19 @@ func TestDelayWakesARunner(t *testing.T) {
 	})
 }
 
+// A runner wakes for what it has put off itself, long before it would look by itself.
+func TestRetryWakesItsRunner(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.RegisterWith("test/flaky", failing(errSurprise), TaskOptions{Retry: &Retry{Attempts: 2, Backoff: Constant(20 * time.Millisecond)}})
+		e.runner(t, registry, longLease)
+		client := e.client(t)
+		record := wait(t, client, start(t, client, "test/flaky", nil))
+		require.Equal(t, StateEnded, record.State)
+		require.False(t, record.StartedAt.Before(record.History[0].EndedAt.Add(20*time.Millisecond)), "not before it is due")
+	})
+}
+
 func TestReschedule(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		client := e.client(t)

@@ -6,9 +6,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // A crash loop is seen across runners: each restart here is on another one, and the limit counts them all.
@@ -112,4 +115,60 @@ func TestWhatIsSupervised(t *testing.T) {
 			require.ErrorContains(t, got.err, "each time it just returned")
 		}
 	}
+}
+
+// A task that is told to go and says that it is done is not run again: a shutdown does not turn its end into a restart.
+func TestDoneAsToldIsTheEnd(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
+	for _, told := range []error{ErrShutdown, ErrStopped, ErrTimedOut} {
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"supervise":{}}`})
+		require.Equal(t, "ENDED", e.outcome(r, told, ErrDone).State)
+	}
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"supervise":{}}`})
+	require.Equal(t, "SCHEDULED", e.outcome(r, nil, ErrDone).State, "of its own accord it is as if it returned nil")
+}
+
+// How long a restart waits goes by the restarts in a row, up to MaxDelay, whatever attempt it is; a task may ask for a time of its own.
+func TestBackoffOfRestarts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := loneEngine(RunnerOptions{})
+		policy := (&Supervise{Backoff: Delays(time.Second, 2*time.Second, 3*time.Second, time.Hour), MaxDelay: time.Minute, StableAfter: 2 * time.Minute}).withDefaults()
+		r := &Run{engine: e, supervise: policy, attempt: 1}
+		run := func(lasts time.Duration, err error) next {
+			r.born = time.Now()
+			time.Sleep(lasts) // of the bubble
+			got := r.next(StateException, err)
+			require.True(t, got.again)
+			r.restarts, r.attempt = got.fields[1], r.attempt+1
+			return got
+		}
+		for _, want := range []time.Duration{time.Second, 2 * time.Second, 3 * time.Second, time.Minute, time.Minute} {
+			require.Equal(t, want, run(time.Second, errSurprise).delay)
+		}
+		require.Equal(t, 7*time.Second, run(time.Second, RetryAfter(errSurprise, 7*time.Second)).delay)
+		require.Equal(t, time.Minute, run(2*time.Minute-1, errSurprise).delay, "nearly stable")
+		require.Equal(t, time.Second, run(2*time.Minute, errSurprise).delay, "stable")
+		require.Equal(t, 2*time.Second, run(time.Second, errSurprise).delay)
+	})
+}
+
+// Restarts count for Within by the clock of Redis, which all runners have in common.
+func TestRestartsOfLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := loneEngine(RunnerOptions{})
+		e.clockOffset.Store(-time.Hour.Milliseconds())
+		now := e.now()
+		policy := (&Supervise{Within: time.Minute, MaxRestarts: 2}).withDefaults()
+		for ago, want := range map[int64]int{0: 2, 59_999: 2, 60_000: 1, 60_001: 1} {
+			r := &Run{engine: e, supervise: policy, born: time.Now(), restarts: strconv.FormatInt(now-ago, 10)}
+			got := r.next(StateException, errSurprise)
+			require.True(t, got.again)
+			kept := strings.Fields(got.fields[1])
+			require.Len(t, kept, want, ago)
+			require.Equal(t, strconv.FormatInt(now, 10), kept[want-1])
+		}
+	})
 }

@@ -2,10 +2,16 @@ package redtask
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redtask/redtask/internal/store"
 )
 
 // A start's timeout and deadline are seen in ctx, its cause and the record.
@@ -23,6 +29,7 @@ func TestTimeoutAndDeadlineOfAStart(t *testing.T) {
 				return b.factory().Start(ctx)
 			}}).task()
 		}, TaskOptions{Timeout: time.Hour, Retry: &Retry{Attempts: 2, Backoff: Constant(0)}})
+		registry.Register("test/endless", newBlocker().factory)
 		e.runner(t, registry, nil)
 		client := e.client(t)
 		begun := time.Now()
@@ -51,7 +58,154 @@ func TestTimeoutAndDeadlineOfAStart(t *testing.T) {
 		require.Equal(t, StateException, record.State)
 		require.Contains(t, record.Error, "deadline is past")
 		require.Len(t, b.running, 3, "it has not run")
+
+		id, err = client.StartWith(testContext(t), "test/endless", nil, StartOptions{Deadline: time.Now().Add(100 * time.Millisecond)})
+		require.NoError(t, err)
+		require.Contains(t, wait(t, client, id).Error, ErrDeadline.Error(), "also where there is no timeout")
 	})
+}
+
+// Of a timeout and a deadline that which is over first is told; a deadline is by the clock of Redis, and all attempts have the same.
+func TestDeadlineBesideATimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, c := range map[string]struct {
+			timeout, deadline, after time.Duration
+			cause                    error
+		}{
+			"timeout":               {time.Minute, 0, time.Minute, ErrTimedOut},
+			"deadline":              {0, time.Minute, time.Minute, ErrDeadline},
+			"timeout before":        {time.Minute, 2 * time.Minute, time.Minute, ErrTimedOut},
+			"deadline before":       {2 * time.Minute, time.Minute, time.Minute, ErrDeadline},
+			"deadline that is past": {time.Minute, -time.Minute, 0, ErrDeadline},
+		} {
+			e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
+			e.clockOffset.Store(-24 * time.Hour.Milliseconds())
+			options := recordOptions{TimeoutMS: c.timeout.Milliseconds()}
+			if c.deadline != 0 {
+				options.DeadlineAt = e.now() + c.deadline.Milliseconds()
+			}
+			encoded, err := json.Marshal(options)
+			require.NoError(t, err)
+			r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: string(encoded)})
+			_, known := r.ctx.Deadline()
+			require.False(t, known, "it has not begun")
+			begun := time.Now()
+			stop := r.limitTime()
+			end, known := r.ctx.Deadline()
+			require.True(t, known, name)
+			require.Equal(t, c.after, end.Sub(begun), name)
+			<-r.ctx.Done()
+			require.Equal(t, c.after, time.Since(begun), name)
+			require.ErrorIs(t, context.Cause(r.ctx), c.cause, name)
+			stop()
+			r.retry = (&Retry{Attempts: 5, Backoff: Constant(0)}).withDefaults()
+			r.supervise = (&Supervise{Backoff: Constant(0)}).withDefaults()
+			e.clockOffset.Add(-time.Hour.Milliseconds()) // a deadline that was told stays so
+			close(r.returned)
+			leave := e.outcome(r, r.close(), r.ctx.Err())
+			want := map[error]string{ErrTimedOut: "SCHEDULED", ErrDeadline: "EXCEPTION"}[c.cause]
+			require.Equal(t, want, leave.State, name)
+		}
+	})
+}
+
+// Whether a deadline is past before a run begins is for the clock of Redis to say.
+func TestDeadlineIsByTheClockOfRedis(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, offset := range []time.Duration{-time.Hour, time.Hour} {
+			e := loneEngine(RunnerOptions{MaxData: 1 << 20})
+			e.clockOffset.Store(offset.Milliseconds())
+			e.entries = map[string]*entry{"test/x": {factory: newBlocker().factory}}
+			for after, refused := range map[int64]bool{-1: true, 0: true, 1: false} {
+				options := fmt.Sprintf(`{"deadline_at":%d}`, e.now()+after)
+				r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: options})
+				require.Equal(t, refused, errors.Is(r.prepare(), ErrDeadline), "%s %d", offset, after)
+			}
+		}
+	})
+}
+
+// A client that gives up when ctx says that the time is over did as it was told: the record tells of the timeout alone.
+func TestDeadlineExceededIsTheTimeout(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
+	for cause, want := range map[error]string{
+		ErrTimedOut: ErrTimedOut.Error() + " of 1m0s", ErrDeadline: ErrDeadline.Error() + " since 1970-01-01T00:00:00Z",
+	} {
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"timeout_ms":60000,"deadline_at":1}`})
+		r.told = cause
+		returned := fmt.Errorf("GET: %w", context.DeadlineExceeded)
+		require.Equal(t, StateException, r.Outcome(returned))
+		leave := e.outcome(r, cause, returned)
+		require.Equal(t, []string{"error", want}, leave.Fields)
+	}
+}
+
+// Once a run has returned nobody waits for its time to be over.
+func TestTimerGoesWithItsRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"timeout_ms":60000}`})
+		r.limitTime()()
+		time.Sleep(time.Hour) // of the bubble
+		require.NoError(t, r.ctx.Err())
+	})
+}
+
+// A policy, a timeout and the like that a start gives come to the run as they were given.
+func TestOptionsOfAStartTravel(t *testing.T) {
+	t.Parallel()
+	deadline := time.UnixMilli(1_900_000_000_123)
+	for name, o := range map[string]StartOptions{
+		"retry":           {Retry: &Retry{Attempts: 7, Failures: true, Backoff: Exponential(2 * time.Second), MaxDelay: 3 * time.Minute}},
+		"retry, delays":   {Retry: &Retry{Attempts: 2, Backoff: Delays(time.Second, 2*time.Second)}},
+		"zero retry":      {Retry: &Retry{}},
+		"supervise":       {Supervise: &Supervise{RestartOnFailure, Delays(time.Second, 0), 4 * time.Second, 5 * time.Second, 6, 7 * time.Second}},
+		"first":           {Supervise: &Supervise{Backoff: Exponential(2 * time.Second)}},
+		"zero supervise":  {Supervise: &Supervise{}},
+		"timeout":         {Timeout: 1500 * time.Millisecond},
+		"deadline":        {Deadline: deadline},
+		"headers":         {Headers: map[string]string{"a": "1"}},
+		"key":             {Key: "k"},
+		"all but a retry": {Timeout: time.Second, Deadline: deadline, Supervise: &Supervise{}, Headers: map[string]string{"a": "1"}, Key: "k"},
+	} {
+		require.False(t, o.isPlain(), name)
+		task := store.NewTask{Task: "test/x"}
+		require.NoError(t, o.encode(&task), name)
+		e := loneEngine(RunnerOptions{})
+		registered := TaskOptions{Timeout: time.Hour, Retry: (&Retry{Attempts: 99}).withDefaults()}
+		if o.Retry != nil {
+			registered.Retry, registered.Supervise = nil, (&Supervise{MaxRestarts: 99}).withDefaults()
+		}
+		e.entries = map[string]*entry{"test/x": {options: registered}}
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: task.Options})
+		require.NoError(t, r.refused, name)
+		switch {
+		case o.Retry != nil:
+			require.Equal(t, o.Retry.withDefaults(), r.retry, name)
+			require.Nil(t, r.supervise, "it has the registration's place")
+		case o.Supervise != nil:
+			require.Equal(t, o.Supervise.withDefaults(), r.supervise, name)
+			require.Nil(t, r.retry, "it has the registration's place")
+		default:
+			require.Equal(t, registered.Retry, r.retry, name)
+		}
+		timeout := registered.Timeout
+		if o.Timeout != 0 {
+			timeout = o.Timeout
+		}
+		require.Equal(t, timeout, r.timeout, name)
+		require.Equal(t, unixMilli(o.Deadline), r.deadline, name)
+		require.Equal(t, o.Headers, r.headers, name)
+		require.Equal(t, o.Key, r.key, name)
+	}
+	for name, o := range map[string]StartOptions{"expiry": {Expiry: time.Second}, "in": {In: time.Second}, "at": {At: deadline}} {
+		require.False(t, o.isPlain(), name)
+	}
+	require.EqualValues(t, 1, unixMilli(time.UnixMilli(0)), "a time before 1970 is one that is past, not none")
 }
 
 // A task that waited too long is not run, and says so.
@@ -71,7 +225,9 @@ func TestExpiry(t *testing.T) {
 		require.NoError(t, client.RescheduleIn(testContext(t), late, 0))
 		handled := make(chan error, 10)
 		b := newBlocker()
-		e.runner(t, blockRegistry(b), func(o *RunnerOptions) {
+		registry := NewRegistry()
+		registry.RegisterWith("test/block", b.factory, TaskOptions{Retry: &Retry{Attempts: 3, Backoff: Constant(time.Hour)}})
+		e.runner(t, registry, func(o *RunnerOptions) {
 			o.OnException = []ExceptionHandler{func(_ context.Context, _ *Run, err error) { handled <- err }}
 		})
 		for _, id := range []string{id, late} {
@@ -99,6 +255,8 @@ func TestBadOptionsFromOutside(t *testing.T) {
 			"empty key":     {`{"ordered":true}`, "Ordered without a Key"},
 			"two faults":    {`{"priority":"urgent","timeout_ms":-1}`, "timeout_ms and deadline_at must not be negative"},
 			"bad policy":    {`{"retry":{"attempts":5000}}`, "Retry.Attempts 5000"},
+			"bad restarts":  {`{"supervise":{"max_restarts":5000}}`, "Supervise.MaxRestarts 5000"},
+			"bad deadline":  {`{"deadline_at":-1}`, "deadline_at must not be negative"},
 			"odd types":     {`{"key":7}`, "options are not what they should be"},
 			"nulls":         {`{"key":null,"once":null,"retry":null}`, ""},
 			"unknown names": {`{"color":"red"}`, ""},

@@ -60,6 +60,20 @@ func TestClaimCountsAttempts(t *testing.T) {
 	}
 }
 
+// The error of the attempt before is in the history; a run that works must not end with it.
+func TestClaimForgetsTheErrorOfTheAttemptBefore(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		e.set("x", "task", "test/a", "epoch", "5", "attempt", "1", "error", "boom", "stack", "main.go:1", "history1", "{}", "checkpoint", "c")
+		e.do("LPUSH", e.keys.wait, "x")
+		require.Len(t, e.commit("r", 1, nil).Claims, 1)
+		require.NotContains(t, e.hash("x"), "error")
+		require.NotContains(t, e.hash("x"), "stack")
+		require.Equal(t, "{}", e.hash("x")["history1"])
+		require.Equal(t, "c", e.hash("x")["checkpoint"])
+	})
+}
+
 // HSET state WAIT and an LPUSH run a final task again: its old end leaves no trace.
 func TestClaimOfAFinalTaskStartedAgainByHand(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -42,6 +42,8 @@ func TestCommitEverything(t *testing.T) {
 		require.NoError(t, err)
 		e.set("swap", "reload_data", "new")
 		e.set("keep", "reload_data", "bad")
+		e.set("later", "recoveries", "1")
+		e.set("back", "recoveries", "1")
 		e.start("next")
 		result := e.commit("r", 1, func(b *Batch) {
 			require.True(t, b.Empty())
@@ -67,6 +69,8 @@ func TestCommitEverything(t *testing.T) {
 		require.Equal(t, []string{"later"}, e.zset(e.keys.scheduled))
 		require.NotContains(t, e.hash("later"), "runner")
 		require.NotContains(t, e.hash("later"), "started_at")
+		require.NotContains(t, e.hash("later"), "recoveries", "its runner lives")
+		require.NotContains(t, e.hash("back"), "recoveries")
 		require.Empty(t, e.hash("gone"))
 		swapped := e.hash("swap")
 		require.Equal(t, "RUNNING new", swapped["state"]+" "+swapped["data"])

@@ -213,7 +213,7 @@ func TestRestart(t *testing.T) {
 		events := e.listen()
 		for _, state := range []string{"ENDED", "ERROR", "EXCEPTION", "STOPPED"} {
 			e.set(state, "task", "test/a", "data", "1", "state", state, "attempt", "3", "runner", "old", "started_at", "1", "ended_at", "2",
-				"output", "o", "error", "e", "stack", "s", "progress", "p", "recoveries", "2", "checkpoint", "c")
+				"output", "o", "error", "e", "stack", "s", "progress", "p", "recoveries", "2", "restarts", "1 2", "expires_at", "5", "checkpoint", "c")
 			e.do("ZADD", e.keys.final(state), 1, state)
 			for range 2 { // the second is a replay
 				require.NoError(t, e.queue.Restart(e.ctx(), state, "nonce"))

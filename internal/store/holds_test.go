@@ -116,6 +116,64 @@ func TestLeaveOfAHolder(t *testing.T) {
 	})
 }
 
+// Between two attempts a task has no place of a limit, and keeps its unique key and its order. A stop that is pending ends it: then these go.
+func TestLeaveOfAHolderForLater(t *testing.T) {
+	for _, state := range []string{"WAIT", "SCHEDULED"} {
+		for _, stopped := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, stopped: %t", state, stopped), func(t *testing.T) {
+				onBoth(t, func(t *testing.T, e *env) {
+					e.registerWithLimits("r", `{"concurrency":1}`)
+					options := `{"key":"k","ordered":true,"once":{"key":"u","release":"end"}}`
+					require.NoError(t, e.startSpecial("first", options, withOptions(options, `,"once":{"key":"u","release":"end","conflict":"refuse"}`)))
+					next := `{"key":"k","ordered":true}`
+					require.NoError(t, e.startSpecial("next", next, withOptions(next, "")))
+					e.start("held")
+					c := e.commit("r", 1, nil).Claims[0]
+					require.Equal(t, "first", c.ID)
+					require.Empty(t, e.commit("r", 1, nil).Claims)
+					require.Equal(t, []string{"held"}, e.zset(e.keys.base+"held:test/a"))
+					if stopped {
+						_, err := e.queue.Stop(e.ctx(), "first")
+						require.NoError(t, err)
+					}
+					leave := &Leave{State: state, Delay: 60_000, Event: tail(&c, 1), Holds: true, Fields: []string{"attempt", "1"}}
+					e.commit("r", 0, func(b *Batch) { b.Leave("first", c.member(), leave) })
+					require.Empty(t, e.do("SMEMBERS", e.keys.base+"limit:test/a"))
+					require.Contains(t, e.line(), "held", "the place is another's now")
+					if stopped {
+						require.Equal(t, "STOPPED", e.state("first"))
+						require.Nil(t, e.do("GET", e.keys.base+"once:u"))
+						require.Equal(t, []string{"next"}, e.zset(e.keys.base+"order:k"))
+						require.Contains(t, e.line(), "next")
+						return
+					}
+					require.Equal(t, "first", e.do("GET", e.keys.base+"once:u"))
+					require.Equal(t, []string{"first", "next"}, e.zset(e.keys.base+"order:k"))
+					require.NotContains(t, e.line(), "next")
+				})
+			})
+		}
+	}
+}
+
+// A pending stop that ends a run in the place of a reload frees what the task holds.
+func TestStopOfAHolderThatReloads(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		options := `{"once":{"key":"u","release":"end"}}`
+		require.NoError(t, e.startSpecial("x", options, withOptions(options, `,"once":{"key":"u","release":"end","conflict":"refuse"}`)))
+		c := e.commit("r", 1, nil).Claims[0]
+		_, err := e.queue.Stop(e.ctx(), "x")
+		require.NoError(t, err)
+		result := e.commit("r", 0, func(b *Batch) {
+			b.Swap("x", c.member(), 1000, "new", &Leave{State: "STOPPED", Event: tail(&c, 1), Holds: true})
+		})
+		require.Equal(t, []string{"stopped"}, result.Codes)
+		require.Equal(t, "STOPPED", e.state("x"))
+		require.Nil(t, e.do("GET", e.keys.base+"once:u"))
+	})
+}
+
 // One that was brought forward and finds no room goes back to its place; what comes anew goes behind it.
 func TestBroughtForwardInVain(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
@@ -154,6 +212,29 @@ func TestPlacesOfTheGone(t *testing.T) {
 		_, err := e.queue.Promote(e.ctx(), 10)
 		require.NoError(t, err)
 		require.Equal(t, []string{"waits"}, claimed(e.commit("r", 10, nil)))
+	})
+}
+
+// A due task goes to its own line, behind those of its key.
+func TestPromoteOfTasksWithOptions(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		for i, id := range []string{"plain", "first", "low", "second"} {
+			e.set(id, "task", "test/a", "state", "SCHEDULED")
+			switch id {
+			case "low":
+				e.set(id, "options", `{"priority":"low"}`)
+			case "first", "second":
+				e.set(id, "options", `{"key":"k","ordered":true}`)
+			}
+			e.do("ZADD", e.keys.scheduled, i+1, id)
+		}
+		promoted, err := e.queue.Promote(e.ctx(), 10)
+		require.NoError(t, err)
+		require.Equal(t, 4, promoted.Moved)
+		require.Equal(t, []string{"low"}, e.list(e.keys.wait+":low"))
+		require.Equal(t, []string{"first", "second"}, e.zset(e.keys.base+"order:k"))
+		require.Equal(t, []string{"first", "plain"}, e.line())
+		require.Empty(t, e.zset(e.keys.scheduled))
 	})
 }
 

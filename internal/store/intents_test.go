@@ -69,19 +69,21 @@ func TestCommitWithAStopPendingKeepsTheRecord(t *testing.T) {
 // What else is pending does not stop a task, and the intents of other tasks stay.
 func TestCommitLeavesOtherIntents(t *testing.T) {
 	for _, intent := range []string{Reload, Restart, "junk"} {
-		t.Run(intent, func(t *testing.T) {
-			onBoth(t, func(t *testing.T, e *env) {
-				e.register("r")
-				claim := e.own("r", "x")["x"]
-				control := e.keys.controlHash("r")
-				e.do("HSET", control, "x", intent, "y", Stop)
-				e.commit("r", 0, func(b *Batch) { items["wait"](b, &claim) })
-				require.Equal(t, []string{"x"}, e.line())
-				intents, err := e.queue.Intents(e.ctx(), "r")
-				require.NoError(t, err)
-				require.Equal(t, map[string]string{"y": Stop}, intents)
+		for _, item := range []string{"wait", "scheduled"} {
+			t.Run(intent+" "+item, func(t *testing.T) {
+				onBoth(t, func(t *testing.T, e *env) {
+					e.register("r")
+					claim := e.own("r", "x")["x"]
+					control := e.keys.controlHash("r")
+					e.do("HSET", control, "x", intent, "y", Stop)
+					e.commit("r", 0, func(b *Batch) { items[item](b, &claim) })
+					e.requireNoneLost(nil, "x")
+					intents, err := e.queue.Intents(e.ctx(), "r")
+					require.NoError(t, err)
+					require.Equal(t, map[string]string{"y": Stop}, intents)
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -155,8 +155,8 @@ local function rarely()
     back[#back + 1], back_members[#back_members + 1] = id, member
   end
 
-  -- A restart that was promised comes true even if the task ended by itself before it was told. The event's last `,"id":` is its own:
-  -- within its data a quote in a string is escaped, and what is not in a string stands before.
+  -- A restart that was promised comes true even if the run ended before it was told, in whatever way. The event's last `,"id":` is its
+  -- own: within its data a quote in a string is escaped, and what is not in a string stands before.
   local function restart(id, key, event, member)
     try('HDEL', key, 'output', 'error', 'stack', 'progress')
     try('HSET', key, 'attempt', '0')
@@ -185,25 +185,32 @@ local function rarely()
   end
 
   function apply.WAIT(id, key, at, n, member)
-    local event, to = ARGV[at], at + n - 1
-    if intent(id) == 'stop' then
+    local event, to, word = ARGV[at], at + n - 1, intent(id)
+    if word == 'stop' then
       return stop(id, key, ARGV[at + 1], event, member, at + 2, to)
     end
     local broken, away = set(key, at + 2, to)
-    if not away then
-      put_back(id, member)
-      publish(id, event)
+    if away then
+      return broken
+    elseif word == 'restart' then
+      restart(id, key, event, member)
+      return broken
     end
+    put_back(id, member)
+    publish(id, event)
     return broken
   end
 
   function apply.SCHEDULED(id, key, at, n, member)
-    local event, to = ARGV[at], at + n - 1
-    if intent(id) == 'stop' then
+    local event, to, word = ARGV[at], at + n - 1, intent(id)
+    if word == 'stop' then
       return stop(id, key, ARGV[at + 1], event, member, at + 3, to)
     end
     local broken, away = set(key, at + 3, to)
     if away then
+      return broken
+    elseif word == 'restart' then
+      restart(id, key, event, member)
       return broken
     end
     local due = integer(now + ARGV[at + 2])
