@@ -203,6 +203,17 @@ local function holds(base, now)
   -- By name of a limit, what a claim leaves for when it has taken its IDs from the line, whose front must not change before.
   local later = {}
 
+  -- A task that one limit brought forward waits for another one now: the next one of the first limit has its turn, which nobody else would
+  -- bring forward before the timer.
+  local function pass_turn(id, list, refusing)
+    local held = redis.call('HGET', key_of(id), 'held_by')
+    for _, bound in ipairs(list) do
+      if bound.name == held and bound ~= refusing and not later[held] then
+        later[held] = { bound = bound, more = 1 }
+      end
+    end
+  end
+
   -- Brings those forward that may run beside a task that just began. Under a rate that is used up, returns when the next one may.
   function h.follow()
     local due
@@ -237,18 +248,21 @@ local function holds(base, now)
       return false
     end
     local list = limit and bounds(name, options, limit) or {}
-    local more = MOST
-    for _, bound in ipairs(list) do
+    local rooms = {}
+    for i, bound in ipairs(list) do
       local free, at = room(id, bound)
       if free == 0 or (not place and redis.call('EXISTS', base .. 'held:' .. bound.name) == 1) then
+        if place then
+          pass_turn(id, list, bound)
+        end
         return hold(id, bound, place, at)
       end
-      more = math.min(more, free - 1)
+      rooms[i] = free
     end
-    for _, bound in ipairs(list) do
+    for i, bound in ipairs(list) do
       occupy(id, bound)
-      if place then -- it was brought forward alone: there may be room for others
-        later[bound.name] = { bound = bound, more = more }
+      if place then -- it was brought forward alone: there may be room for others, which each bound lets come although another may refuse them
+        later[bound.name] = { bound = bound, more = rooms[i] - 1 }
       end
     end
     if place then
