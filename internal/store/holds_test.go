@@ -288,3 +288,22 @@ func TestEachLimitLetsItsOwnCome(t *testing.T) {
 		require.Equal(t, "a4", claims[0].ID)
 	})
 }
+
+// A registration takes a limit away: what waits for that comes at once, not one by one as the safety net looks.
+func TestTasksHeldByALimitThatIsNoMore(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start(numbered("", 100)...)
+		first := e.claimAll()
+		require.Equal(t, "0", first[0].ID)
+		e.register("s") // without it
+		var ran []string
+		for e.lookAt("held:test/a"); len(e.line()) > 0; {
+			ran = append(ran, claimed(e.commit("s", 10, nil))...)
+		}
+		require.ElementsMatch(t, numbered("", 100)[1:], ran)
+		require.NotContains(t, e.hash("50"), "held_by")
+		require.NotContains(t, e.hash("50"), "place")
+		require.Empty(t, e.zset(e.keys.base+"timers"))
+	})
+}

@@ -203,15 +203,16 @@ local function holds(base, now)
   -- By name of a limit, what a claim leaves for when it has taken its IDs from the line, whose front must not change before.
   local later = {}
 
-  -- A task that one limit brought forward waits for another one now: the next one of the first limit has its turn, which nobody else would
-  -- bring forward before the timer.
-  local function pass_turn(id, list, refusing)
-    local held = redis.call('HGET', key_of(id), 'held_by')
+  -- A task that one limit brought forward waits for another one now, or that limit is none any more, since a registration has changed: the
+  -- next ones of it have their turn, which nobody else would bring forward before the timer.
+  local function pass_turn(held, list, refusing)
     for _, bound in ipairs(list) do
-      if bound.name == held and bound ~= refusing and not later[held] then
-        later[held] = { bound = bound, more = 1 }
+      if bound.name == held then
+        later[held] = later[held] or bound ~= refusing and { bound = bound, more = 1 } or nil
+        return
       end
     end
+    later[held] = { bound = { name = held }, more = MOST }
   end
 
   -- Brings those forward that may run beside a task that just began. Under a rate that is used up, returns when the next one may.
@@ -241,8 +242,8 @@ local function holds(base, now)
   end
 
   -- Whether a task whose turn it is may run; if not, it is listed where it will come forward. `limit` is what the runner says of its name.
-  -- Returns also when to look again, if a rate says so.
-  function h.admit(id, name, options, limit, place)
+  -- `place` and `held` are what the task has of the limit that it waited for. Returns also when to look again, if a rate says so.
+  function h.admit(id, name, options, limit, place, held)
     local key = text(options.key)
     if options.ordered == true and key and not first(id, key) then
       return false
@@ -253,7 +254,7 @@ local function holds(base, now)
       local free, at = room(id, bound)
       if free == 0 or (not place and redis.call('EXISTS', base .. 'held:' .. bound.name) == 1) then
         if place then
-          pass_turn(id, list, bound)
+          pass_turn(held, list, bound)
         end
         return hold(id, bound, place, at)
       end
@@ -267,6 +268,7 @@ local function holds(base, now)
     end
     if place then
       redis.call('HDEL', key_of(id), 'place', 'held_by')
+      pass_turn(held, list)
     end
     if type(options.once) == 'table' and options.once.release == 'start' then
       give_up_once(id, options)
