@@ -281,3 +281,110 @@ func TestSpecialStartIsReplayed(t *testing.T) {
 		require.Equal(t, "own", e.do("GET", e.keys.base+"once:u"))
 	})
 }
+
+// startKeyed puts tasks in line whose key is the first letter of their ID.
+func (e *env) startKeyed(ids ...string) {
+	e.t.Helper()
+	for _, id := range ids {
+		e.set(id, "task", "test/a", "options", `{"key":"`+id[:1]+`"}`)
+		e.do("LPUSH", e.keys.wait, id)
+	}
+}
+
+// end ends a run and claims until nothing is in line.
+func (e *env) end(c *Claim) []Claim {
+	e.t.Helper()
+	e.commit("r", 0, func(b *Batch) { b.Leave(c.ID, c.member(), &Leave{State: "ENDED", Event: tail(c, 1), Holds: true}) })
+	return e.claimAll()
+}
+
+func (e *env) claimAll() (claims []Claim) {
+	e.t.Helper()
+	for range 20 {
+		if len(e.line()) == 0 {
+			return claims
+		}
+		claims = append(claims, e.commit("r", 10, nil).Claims...)
+	}
+	require.FailNow(e.t, "there is no end of tasks that come forward")
+	return nil
+}
+
+// lookAt has the safety net look at what a timer is for.
+func (e *env) lookAt(timer string) Promoted {
+	e.t.Helper()
+	e.do("ZADD", e.keys.base+"timers", 1, timer)
+	promoted, err := e.queue.Promote(e.ctx(), 10)
+	require.NoError(e.t, err)
+	return promoted
+}
+
+// A task that comes to its turn under one limit and waits for another one from then on passes its turn on: nobody waits for the safety net.
+func TestTurnIsPassedOn(t *testing.T) {
+	for name, limits := range map[string]string{
+		"concurrency": `{"concurrency":2,"key_concurrency":1}`,
+		"rate":        `{"concurrency":2,"key_rate":1,"key_per_ms":60000}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.registerWithLimits("r", limits)
+				e.startKeyed("x", "y", "a1", "a2", "a3", "b")
+				claims := e.claimAll()
+				require.Len(t, claims, 2)
+				require.Equal(t, []string{"a1", "a2", "a3", "b"}, e.zset(e.keys.base+"held:test/a"))
+				x, y := claims[0], claims[1]
+				claims = e.end(&x)
+				require.Len(t, claims, 1)
+				a1 := claims[0]
+				require.Equal(t, "a1", a1.ID)
+				claims = e.end(&y)
+				require.Len(t, claims, 1, "not one of the key that may not run")
+				require.Equal(t, "b", claims[0].ID)
+				require.Equal(t, []string{"a2", "a3"}, e.zset(e.keys.base+"held:test/a:a"), "in their order")
+				require.Equal(t, []string{"held:test/a:a"}, e.zset(e.keys.base+"timers"))
+				if claims = e.end(&a1); name == "concurrency" {
+					require.Len(t, claims, 1)
+					require.Equal(t, "a2", claims[0].ID)
+				}
+			})
+		})
+	}
+}
+
+// Each limit lets those come forward that it has room for, whatever another one has: they wait for that one then, which its ends tell.
+func TestEachLimitLetsItsOwnCome(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":2,"key_rate":2,"key_per_ms":60000}`)
+		e.startKeyed("a1", "a2", "a3", "a4")
+		first := e.claimAll()
+		require.Len(t, first, 2)
+		require.Empty(t, e.end(&first[0]))
+		e.do("DEL", e.keys.base+"rate:test/a:a") // the window is over
+		e.lookAt("held:test/a:a")
+		claims := e.claimAll()
+		require.Len(t, claims, 1)
+		require.Equal(t, "a3", claims[0].ID)
+		claims = e.end(&first[1])
+		require.Len(t, claims, 1)
+		require.Equal(t, "a4", claims[0].ID)
+	})
+}
+
+// A registration takes a limit away: what waits for that comes at once, not one by one as the safety net looks.
+func TestTasksHeldByALimitThatIsNoMore(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start(numbered("", 100)...)
+		first := e.claimAll()
+		require.Equal(t, "0", first[0].ID)
+		e.register("s") // without it
+		var ran []string
+		for e.lookAt("held:test/a"); len(e.line()) > 0; {
+			ran = append(ran, claimed(e.commit("s", 10, nil))...)
+		}
+		require.ElementsMatch(t, numbered("", 100)[1:], ran)
+		require.NotContains(t, e.hash("50"), "held_by")
+		require.NotContains(t, e.hash("50"), "place")
+		require.Empty(t, e.zset(e.keys.base+"timers"))
+	})
+}

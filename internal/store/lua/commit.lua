@@ -434,9 +434,9 @@ end
 -- Whether a task that has options, or whose name has limits, may run now. What its runner must know goes with the claim, under its number.
 -- nil if a key cannot be used just now.
 local function admit(id, key, name, json, restarts, number, began)
-  local found = redis.call('HMGET', key, 'place', 'expires_at')
+  local found = redis.call('HMGET', key, 'place', 'expires_at', 'held_by')
   local options = on_holds('options', json)
-  local good, at = on_holds('admit', id, name, options, limits and limits[name], found[1])
+  local good, at = on_holds('admit', id, name, options, limits and limits[name], found[1], found[3])
   local refusal = ''
   if good == nil then
     if not string.find(at, 'WRONGTYPE', 1, true) then
@@ -475,7 +475,7 @@ local function look(id, key, record, found)
   elseif name then
     found.seen[id] = true
     local n = #found.ids + 1
-    if json or restarts or (limits and limits[name]) then
+    if json or restarts or record[7] or (limits and limits[name]) then
       local admitted = admit(id, key, name, json, restarts, n, record[4])
       if not admitted then
         return admitted ~= nil
@@ -497,9 +497,9 @@ local function read(ids, found)
   for i = 1, #ids do
     local id = ids[i]
     local key = tasks .. id
-    local record = protected('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep', 'options')
+    local record = protected('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep', 'options', 'held_by')
     if record.err then
-      record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep', 'options')
+      record = try('HMGET', key, 'task', 'data', 'state', 'epoch', 'keep', 'options', 'held_by')
     end
     if found.seen[id] then
       drop(id, 'in line twice')

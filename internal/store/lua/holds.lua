@@ -203,6 +203,18 @@ local function holds(base, now)
   -- By name of a limit, what a claim leaves for when it has taken its IDs from the line, whose front must not change before.
   local later = {}
 
+  -- A task that one limit brought forward waits for another one now, or that limit is none any more, since a registration has changed: the
+  -- next ones of it have their turn, which nobody else would bring forward before the timer.
+  local function pass_turn(held, list, refusing)
+    for _, bound in ipairs(list) do
+      if bound.name == held then
+        later[held] = later[held] or bound ~= refusing and { bound = bound, more = 1 } or nil
+        return
+      end
+    end
+    later[held] = { bound = { name = held }, more = MOST }
+  end
+
   -- Brings those forward that may run beside a task that just began. Under a rate that is used up, returns when the next one may.
   function h.follow()
     local due
@@ -230,29 +242,33 @@ local function holds(base, now)
   end
 
   -- Whether a task whose turn it is may run; if not, it is listed where it will come forward. `limit` is what the runner says of its name.
-  -- Returns also when to look again, if a rate says so.
-  function h.admit(id, name, options, limit, place)
+  -- `place` and `held` are what the task has of the limit that it waited for. Returns also when to look again, if a rate says so.
+  function h.admit(id, name, options, limit, place, held)
     local key = text(options.key)
     if options.ordered == true and key and not first(id, key) then
       return false
     end
     local list = limit and bounds(name, options, limit) or {}
-    local more = MOST
-    for _, bound in ipairs(list) do
+    local rooms = {}
+    for i, bound in ipairs(list) do
       local free, at = room(id, bound)
       if free == 0 or (not place and redis.call('EXISTS', base .. 'held:' .. bound.name) == 1) then
+        if place then
+          pass_turn(held, list, bound)
+        end
         return hold(id, bound, place, at)
       end
-      more = math.min(more, free - 1)
+      rooms[i] = free
     end
-    for _, bound in ipairs(list) do
+    for i, bound in ipairs(list) do
       occupy(id, bound)
-      if place then -- it was brought forward alone: there may be room for others
-        later[bound.name] = { bound = bound, more = more }
+      if place then -- it was brought forward alone: there may be room for others, which each bound lets come although another may refuse them
+        later[bound.name] = { bound = bound, more = rooms[i] - 1 }
       end
     end
     if place then
       redis.call('HDEL', key_of(id), 'place', 'held_by')
+      pass_turn(held, list)
     end
     if type(options.once) == 'table' and options.once.release == 'start' then
       h.give_up_once(id, options)
