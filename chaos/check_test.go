@@ -61,6 +61,9 @@ func examine(w *world, l *load, f *fault) *check {
 		c.eventsOf(l.tasks[id])
 	}
 	c.oneOfAKey()
+	c.keysGivenUp()
+	c.firings()
+	c.paused()
 	c.recoveryTimes()
 	c.world.insist("connections of workers, which all have the same name", func(ctx context.Context) error {
 		connected, err := w.workersConnected(ctx)
@@ -211,21 +214,28 @@ func (c *check) pair(s *started, a, b *run) {
 	}
 }
 
-// oneOfAKey checks that no two tasks of one key ran at the same time.
+// oneOfAKey checks that no two tasks of one key ran at the same time; of a unique key, that none waited beside another either.
 func (c *check) oneOfAKey() {
 	runs := map[string][]*run{}
 	for id, s := range c.load.tasks {
-		if s.wish.task == "chaos/keyed" {
+		switch {
+		case s.wish.task == "chaos/keyed":
 			runs[s.key] = append(runs[s.key], c.history.runs[id]...)
+		case s.wish.unique:
+			runs[s.key] = append(runs[s.key], c.lifeOf(s)...)
 		}
 	}
 	for key, all := range runs {
 		slices.SortFunc(all, func(a, b *run) int { return cmp.Compare(a.from, b.from) })
 		for i, a := range all {
-			for _, b := range all[i+1 : min(len(all), i+10)] {
+			for _, b := range all[i+1:] {
+				if b.from >= a.to {
+					break
+				}
 				excused := c.world.lossy() && (c.nearBreak(a) || c.nearBreak(b))
-				if both := c.history.together(a, b); both > 0 && !excused {
-					c.problem("two tasks of %s worked %s at the same time: epochs %d (pid %d, %s) and %d (pid %d)", key, both, a.epoch, a.pid, a.cause, b.epoch, b.pid)
+				if both := c.history.together(a, b); both > 0 && !excused && a.id != b.id {
+					c.problem("two tasks of %s worked %s at the same time: %s, epoch %d (pid %d, %s) and %s, epoch %d (pid %d)",
+						key, both, a.id, a.epoch, a.pid, a.cause, b.id, b.epoch, b.pid)
 				}
 			}
 		}
@@ -305,9 +315,9 @@ func (c *check) eventsOf(s *started) {
 			c.problem("task %s, epoch %d: %d events out of order, %d after the last one", s.id, epoch, stream.disorder, stream.after)
 		}
 	}
-	if l.finals > 1+s.again && !c.world.lossy() {
+	if again := s.again + c.load.sweeps(s); l.finals > 1+again && !c.world.lossy() {
 		c.doubled++
-		c.problem("DOUBLED: task %s ended %d times; %d restarts", s.id, l.finals, s.again)
+		c.problem("DOUBLED: task %s ended %d times; %d restarts", s.id, l.finals, again)
 	}
 	if record := c.records[s.id]; l.finals == 0 && !missed && record != nil && record.State.Final() {
 		c.problem("task %s is %s, but its last event did not come", s.id, record.State)

@@ -128,7 +128,7 @@ func (w *world) knowsNewer(ctx context.Context) error {
 	return err
 }
 
-// taskFaults are tasks that misbehave; their inject only lets time pass.
+// taskFaults are tasks that misbehave, whose inject only lets time pass, and a queue that is paused.
 func taskFaults() []fault {
 	pass := func(w *world) { w.wait(time.Second) }
 	where := func(weight int, place string, ends wish) wish {
@@ -172,6 +172,11 @@ func taskFaults() []fault {
 				{weight: 1, task: "chaos/big", data: map[string]any{"bytes": 13 << 20}, ends: exception},
 			},
 		},
+		{name: "pause", what: "the queue paused for up to 2 s, with kills", part: inTasks, inject: func(w *world) {
+			w.pause(w.between(100*time.Millisecond, 2*time.Second))
+			w.wait(w.between(200*time.Millisecond, time.Second))
+			w.pick().kill()
+		}},
 	}
 }
 

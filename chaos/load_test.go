@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -26,6 +27,7 @@ type wish struct {
 
 	options  func(w *world) redtask.StartOptions // what its starts say beside; nil: nothing
 	attempts int                                 // that it makes by its policy; 0: one
+	unique   bool                                // the key is one that only one live task has
 }
 
 var (
@@ -73,6 +75,7 @@ type started struct {
 	again  int   // restarts, those whose answer was lost among them
 	reload int64 // number of the last reload that was acknowledged
 	tried  int64 // number of the last one that was tried
+	swept  int   // calls of RetryMany before it
 }
 
 // load starts tasks all the while, and stops, reloads and restarts some.
@@ -88,6 +91,10 @@ type load struct {
 	longs []*started
 	order []string
 	next  int
+	swept int // calls of RetryMany
+
+	refusals []refusal
+	entries  []*entry // of the schedule
 }
 
 const (
@@ -125,14 +132,17 @@ func (l *load) run() {
 			l.control()
 		}
 	})
+	l.policies(&working)
 	working.Wait()
 }
 
-func (l *load) draw() *wish {
-	n := l.world.intN(l.total)
-	for i := range l.wishes {
-		if n -= l.wishes[i].weight; n < 0 {
-			return l.bounded(&l.wishes[i])
+func (l *load) draw() *wish { return l.bounded(weighted(l.world, l.wishes, l.total)) }
+
+func weighted(w *world, wishes []wish, total int) *wish {
+	n := w.intN(total)
+	for i := range wishes {
+		if n -= wishes[i].weight; n < 0 {
+			return &wishes[i]
 		}
 	}
 	panic("weights do not add up")
@@ -156,10 +166,10 @@ func bounded() (context.Context, context.CancelFunc) {
 
 // begin starts a task in one of the ways that there are.
 func (l *load) begin(wanted *wish) {
-	s := &started{wish: wanted}
 	l.mu.Lock()
 	l.next++
 	number := l.next
+	s := &started{wish: wanted, swept: l.swept}
 	l.mu.Unlock()
 	ctx, cancel := bounded()
 	defer cancel()
@@ -175,6 +185,7 @@ func (l *load) begin(wanted *wish) {
 		options = wanted.options(l.world)
 	}
 	options.ID, s.key = s.id, options.Key
+	called := ledger.Now()
 	switch way := l.world.intN(10); {
 	case way == 0 && s.id != "" && wanted.options == nil:
 		s.raw = true
@@ -195,14 +206,29 @@ func (l *load) begin(wanted *wish) {
 	if err == nil {
 		s.at = ledger.Now()
 	}
-	if s.id == "" {
-		return // nobody can say which it is, if it is
+	if wanted.unique {
+		l.answered(s, options.ID, called, err)
 	}
+	l.enter(s)
+}
+
+// enter remembers a task. One of a unique key may be known: another start was told its ID.
+func (l *load) enter(s *started) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	known := l.tasks[s.id]
+	switch {
+	case s.id == "": // nobody can say which it is, if it is
+		return
+	case known != nil:
+		if known.at == 0 || s.at != 0 && s.at < known.at {
+			known.at = s.at
+		}
+		return
+	}
 	l.tasks[s.id] = s
 	l.order = append(l.order, s.id)
-	if wanted.stop {
+	if s.wish.stop {
 		l.longs = append(l.longs, s)
 	}
 }
@@ -274,7 +300,9 @@ func (l *load) reload(ctx context.Context, s *started) {
 	s.tried++
 	number := s.tried
 	l.mu.Unlock()
-	err := l.world.client.ReloadWith(ctx, s.id, map[string]any{"reload": number})
+	data := maps.Clone(s.wish.data)
+	data["reload"] = number
+	err := l.world.client.ReloadWith(ctx, s.id, data)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
@@ -312,7 +340,12 @@ func (l *load) stop(ctx context.Context, s *started) {
 
 // settle waits until nothing is left to do: reloads have come true, what works until it is stopped is stopped, everything is final.
 func (l *load) settle() {
+	if l.world.lossy() { // the last resume may be lost
+		l.world.insist("resume", l.world.client.Resume)
+	}
+	l.endSchedule()
 	l.world.bringForward()
+	l.runOn()
 	for _, s := range l.longs {
 		if s.at != 0 && !l.world.lossy() {
 			l.world.insist("reload of "+s.id, func(ctx context.Context) error { return l.reloaded(ctx, s) })

@@ -24,6 +24,7 @@ type watcher struct {
 	count     int
 	breaks    int // times that the watcher may have missed events
 	recovered []recovery
+	brief     []string // final tasks of the entry with this name, to be removed
 }
 
 // life is what the events of one task say.
@@ -31,6 +32,7 @@ type life struct {
 	runs   map[int64]*stream // by epoch
 	epoch  int64             // the highest
 	finals int
+	ended  int64 // when the first of these was heard; see ledger.Now
 }
 
 // stream is the events of one epoch.
@@ -115,6 +117,9 @@ func (v *watcher) take(m *redis.Message) {
 		v.lives[e.ID] = l
 	}
 	l.take(&e, v.world.handedOver(ledger.Now()))
+	if isFinal(e.Event) && strings.HasPrefix(e.ID, brief+"@") {
+		v.brief = append(v.brief, e.ID)
+	}
 	if isRecovery(&e) {
 		v.recovered = append(v.recovered, recovery{at: ledger.Now(), id: e.ID})
 	}
@@ -157,7 +162,9 @@ func (l *life) take(e *event, late bool) {
 	}
 	if isFinal(e.Event) {
 		s.final = e.Event
-		l.finals++
+		if l.finals++; l.finals == 1 {
+			l.ended = ledger.Now()
+		}
 	}
 }
 

@@ -78,6 +78,7 @@ type world struct {
 	mayExits  map[int]bool
 	breaks    []int64 // when Redis may have lost writes that it had acknowledged; see ledger.Now
 	handOvers []int64 // when the queue's slot changed masters
+	pauses    []pause
 }
 
 func newWorld(t *testing.T, k kind, seed uint64) *world {

@@ -136,6 +136,7 @@ func options(c *config) redtask.RunnerOptions {
 				StableAfter: 1500 * time.Millisecond,
 			}),
 			builtin.Cleanup(builtin.CleanupOptions{Interval: time.Second, Retention: kept}),
+			builtin.Cron(builtin.CronOptions{}),
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}

@@ -19,6 +19,7 @@ const maxData = 12 << 20
 func register(registry *redtask.Registry, version string) {
 	tasks := map[string]redtask.Factory{
 		"chaos/job":     func() redtask.Task { return &job{} },
+		"chaos/failing": func() redtask.Task { return &job{} }, // RetryMany knows it by its name
 		"chaos/long":    func() redtask.Task { return &long{} },
 		"chaos/stopper": func() redtask.Task { return &stopper{stopped: make(chan struct{})} },
 		"chaos/deaf":    func() redtask.Task { return &deaf{} },
