@@ -29,8 +29,8 @@ func TestHistoryIsBounded(t *testing.T) {
 		require.Greater(t, len(record.Error), maxHistoryError+10, "the last error is whole")
 		require.Len(t, record.History, 10)
 		for i, a := range record.History {
-			require.Equal(t, 3+i, a.Attempt)
-			require.True(t, strings.HasPrefix(a.Error, fmt.Sprintf("error %d x", a.Attempt)))
+			require.Equal(t, 3+i, a.Number)
+			require.True(t, strings.HasPrefix(a.Error, fmt.Sprintf("error %d x", a.Number)))
 			require.LessOrEqual(t, len(a.Error), maxHistoryError+len("… (cut)"))
 		}
 		fields, err := e.rdb.HKeys(testContext(t), e.key("task:"+record.ID)).Result()
@@ -60,7 +60,7 @@ func TestHistoryIsInOrder(t *testing.T) {
 	}
 	var order []int
 	for _, a := range newHistory(hash) {
-		order = append(order, a.Attempt)
+		order = append(order, a.Number)
 	}
 	require.Equal(t, []int{8, 9, 10, 1, 2}, order)
 }
@@ -73,7 +73,7 @@ func TestAttemptIsLeft(t *testing.T) {
 		e := loneEngine(RunnerOptions{})
 		e.runnerID = "runner"
 		e.clockOffset.Store(time.Hour.Milliseconds())
-		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 7, Attempt: 12, Keep: true, Options: `{"key":"k"}`})
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 7, Attempt: 12, Keep: true, Extra: &store.Extra{Options: `{"key":"k"}`}})
 		began := e.now()
 		time.Sleep(3 * time.Second) // of the bubble
 		leave := r.later(&next{

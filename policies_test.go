@@ -73,7 +73,7 @@ func (p *policies) requireEnd(t *testing.T, record *Record) {
 	require.Equal(t, want.err, record.Error, record)
 	require.Len(t, record.History, want.attempt-1, record)
 	for i, a := range record.History {
-		require.Equal(t, i+1, a.Attempt, record)
+		require.Equal(t, i+1, a.Number, record)
 		require.Equal(t, StateException, a.State)
 		require.NotEmpty(t, a.Error)
 	}

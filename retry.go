@@ -45,8 +45,9 @@ type Backoff struct {
 	own    func(attempt int, err error) time.Duration
 }
 
-// Exponential doubles the delay with each attempt, from first on, at least 1 ms, and then draws the wait evenly from zero to that ("full jitter"): what
-// failed together does not come back together. See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+// Exponential doubles the delay with each attempt, from first on, which is at least 1 ms, and then draws the wait evenly from zero to that
+// ("full jitter"): what failed together does not come back together.
+// See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 func Exponential(first time.Duration) Backoff { return Backoff{first: first} }
 
 // Constant waits the same time after each attempt.

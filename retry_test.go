@@ -199,7 +199,6 @@ func TestWhatIsRetried(t *testing.T) {
 		"asked, one attempt":    {(&Retry{}).withDefaults(), 1, 0, StateException, RetryAfter(errSurprise, 7), 0},
 		"asked, no policy":      {nil, 9, 0, StateException, RetryAfter(errSurprise, 7), 7},
 		"asked, no policy, end": {nil, 10, 0, StateException, RetryAfter(errSurprise, 7), 0},
-		"asked, zero policy":    {zero, 9, 0, StateException, RetryAfter(errSurprise, 7), 7},
 		"zero policy":           {zero, 1, 0, StateException, errSurprise, 0},
 		"refused":               {policy, 1, 0, StateException, NoRetry(errSurprise), 0},
 		"deadline before":       {policy, 1, time.Now().Add(30 * time.Second).UnixMilli(), StateException, errSurprise, 0},
@@ -212,7 +211,7 @@ func TestWhatIsRetried(t *testing.T) {
 		require.Equal(t, c.state, got.state, name)
 		require.Equal(t, c.err, got.err, name)
 	}
-	r := &Run{engine: &engine{}, attempt: 1}
+	r := &Run{engine: &engine{}, terms: &terms{}, attempt: 1}
 	require.Equal(t, next{again: true, reason: reasonRetry, state: StateException, err: RetryAfter(errSurprise, 0)},
 		r.next(StateException, RetryAfter(errSurprise, -time.Hour)), "a negative delay is none")
 	require.NoError(t, RetryAfter(nil, time.Second))
@@ -228,7 +227,7 @@ func TestNoRetryAtTheDeadline(t *testing.T) {
 		e.clockOffset.Store(-time.Hour.Milliseconds())
 		due := e.now() + time.Minute.Milliseconds()
 		for deadline, again := range map[int64]bool{due - 1: false, due: false, due + 1: true} {
-			r := &Run{engine: e, attempt: 1, deadline: deadline, born: time.Now()}
+			r := &Run{engine: e, terms: &terms{deadline: deadline}, attempt: 1, born: time.Now()}
 			r.retry = (&Retry{Attempts: 2, Backoff: Constant(time.Minute)}).withDefaults()
 			require.Equal(t, again, r.next(StateException, errSurprise).again)
 			r.supervise = (&Supervise{Backoff: Constant(time.Minute)}).withDefaults()
@@ -240,7 +239,7 @@ func TestNoRetryAtTheDeadline(t *testing.T) {
 // What is said of the zero values in their docs.
 func TestPolicyDefaults(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, &Retry{MaxDelay: time.Hour}, (&Retry{}).withDefaults())
+	require.Equal(t, &Retry{Attempts: 1, MaxDelay: time.Hour}, (&Retry{}).withDefaults())
 	require.Equal(t, &Supervise{
 		Restart: RestartAlways, MaxDelay: time.Minute, StableAfter: time.Minute, MaxRestarts: 100, Within: time.Hour,
 	}, (&Supervise{}).withDefaults())
@@ -249,7 +248,7 @@ func TestPolicyDefaults(t *testing.T) {
 		require.Equal(t, 1000*time.Hour, b.delay(1, nil, (&Retry{Backoff: b}).withDefaults().MaxDelay))
 		require.Equal(t, 1000*time.Hour, b.delay(1, nil, (&Supervise{Backoff: b}).withDefaults().MaxDelay))
 	}
-	require.Equal(t, &Retry{MaxDelay: time.Second}, (&Retry{MaxDelay: time.Second}).withDefaults())
+	require.Equal(t, &Retry{Attempts: 1, MaxDelay: time.Second}, (&Retry{MaxDelay: time.Second}).withDefaults())
 }
 
 func TestBackoff(t *testing.T) {

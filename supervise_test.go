@@ -122,10 +122,10 @@ func TestDoneAsToldIsTheEnd(t *testing.T) {
 	t.Parallel()
 	e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
 	for _, told := range []error{ErrShutdown, ErrStopped, ErrTimedOut} {
-		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"supervise":{}}`})
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: `{"supervise":{}}`}})
 		require.Equal(t, "ENDED", e.outcome(r, told, ErrDone).State)
 	}
-	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"supervise":{}}`})
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: `{"supervise":{}}`}})
 	require.Equal(t, "SCHEDULED", e.outcome(r, nil, ErrDone).State, "of its own accord it is as if it returned nil")
 }
 
@@ -135,7 +135,7 @@ func TestBackoffOfRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := loneEngine(RunnerOptions{})
 		policy := (&Supervise{Backoff: Delays(time.Second, 2*time.Second, 3*time.Second, time.Hour), MaxDelay: time.Minute, StableAfter: 2 * time.Minute}).withDefaults()
-		r := &Run{engine: e, supervise: policy, attempt: 1}
+		r := &Run{engine: e, terms: &terms{supervise: policy}, attempt: 1}
 		run := func(lasts time.Duration, err error) next {
 			r.born = time.Now()
 			time.Sleep(lasts) // of the bubble
@@ -163,7 +163,7 @@ func TestRestartsOfLate(t *testing.T) {
 		now := e.now()
 		policy := (&Supervise{Within: time.Minute, MaxRestarts: 2}).withDefaults()
 		for ago, want := range map[int64]int{0: 2, 59_999: 2, 60_000: 1, 60_001: 1} {
-			r := &Run{engine: e, supervise: policy, born: time.Now(), restarts: strconv.FormatInt(now-ago, 10)}
+			r := &Run{engine: e, terms: &terms{supervise: policy, restarts: strconv.FormatInt(now-ago, 10)}, born: time.Now()}
 			got := r.next(StateException, errSurprise)
 			require.True(t, got.again)
 			kept := strings.Fields(got.fields[1])

@@ -87,7 +87,7 @@ func TestDeadlineBesideATimeout(t *testing.T) {
 			}
 			encoded, err := json.Marshal(options)
 			require.NoError(t, err)
-			r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: string(encoded)})
+			r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: string(encoded)}})
 			_, known := r.ctx.Deadline()
 			require.False(t, known, "it has not begun")
 			begun := time.Now()
@@ -120,7 +120,7 @@ func TestDeadlineIsByTheClockOfRedis(t *testing.T) {
 			e.entries = map[string]*entry{"test/x": {factory: newBlocker().factory}}
 			for after, refused := range map[int64]bool{-1: true, 0: true, 1: false} {
 				options := fmt.Sprintf(`{"deadline_at":%d}`, e.now()+after)
-				r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: options})
+				r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: options}})
 				require.Equal(t, refused, errors.Is(r.prepare(), ErrDeadline), "%s %d", offset, after)
 			}
 		}
@@ -134,7 +134,7 @@ func TestDeadlineExceededIsTheTimeout(t *testing.T) {
 	for cause, want := range map[error]string{
 		ErrTimedOut: ErrTimedOut.Error() + " of 1m0s", ErrDeadline: ErrDeadline.Error() + " since 1970-01-01T00:00:00Z",
 	} {
-		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"timeout_ms":60000,"deadline_at":1}`})
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: `{"timeout_ms":60000,"deadline_at":1}`}})
 		r.told = cause
 		returned := fmt.Errorf("GET: %w", context.DeadlineExceeded)
 		require.Equal(t, StateException, r.Outcome(returned))
@@ -148,7 +148,7 @@ func TestTimerGoesWithItsRun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := loneEngine(RunnerOptions{StuckAfter: time.Hour})
-		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: `{"timeout_ms":60000}`})
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: `{"timeout_ms":60000}`}})
 		r.limitTime()()
 		time.Sleep(time.Hour) // of the bubble
 		require.NoError(t, r.ctx.Err())
@@ -180,8 +180,8 @@ func TestOptionsOfAStartTravel(t *testing.T) {
 		if o.Retry != nil {
 			registered.Retry, registered.Supervise = nil, (&Supervise{MaxRestarts: 99}).withDefaults()
 		}
-		e.entries = map[string]*entry{"test/x": {options: registered}}
-		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Options: task.Options})
+		e.entries = map[string]*entry{"test/x": newEntry("test/x", nil, registered)}
+		r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: task.Options}})
 		require.NoError(t, r.refused, name)
 		switch {
 		case o.Retry != nil:
