@@ -75,7 +75,7 @@ func (l *load) removeBrief() {
 	}
 }
 
-// endSchedule sees each entry fire once more, and removes it. What was fired is the load's from then on, as if its starter had had no answer.
+// endSchedule sees each entry fire once more, and removes it. What was fired is the load's from then on, as if its starter had got no answer.
 func (l *load) endSchedule() {
 	first := map[string]time.Time{}
 	for _, e := range l.entries {

@@ -27,7 +27,7 @@ func TestRateToTheMillisecond(t *testing.T) {
 	at := func(ms int) { e.mini.SetTime(begin.Add(time.Duration(ms) * time.Millisecond)) }
 	due := func(ms int, what string) {
 		t.Helper()
-		require.EqualValues(t, begin.UnixMilli()+int64(ms), e.timer(heldKey), what)
+		require.Equal(t, begin.UnixMilli()+int64(ms), e.timer(heldKey), what)
 	}
 	at(0)
 	e.registerWithLimits("r", `{"rate":3,"per_ms":1000}`)
@@ -165,7 +165,7 @@ func TestTimersOfThoseThatWait(t *testing.T) {
 		require.Equal(t, []string{"other"}, e.line())
 		e.do("ZADD", e.keys.base+"timers", result.Now+1000, heldKey)
 		require.Empty(t, claimed(e.commit("r", 10, nil)))
-		require.EqualValues(t, result.Now+1000, e.timer(heldKey), "who waits too does not put it off")
+		require.Equal(t, result.Now+1000, e.timer(heldKey), "who waits too does not put it off")
 		require.Equal(t, []string{"other", "more"}, e.zset(e.keys.base+heldKey))
 	})
 }

@@ -16,7 +16,7 @@ func TestReschedule(t *testing.T) {
 			require.NoError(t, e.queue.Reschedule(e.ctx(), "x", at, 0))
 			require.Equal(t, "SCHEDULED", e.state("x"))
 			require.Equal(t, at, integer(t, e.hash("x")["due_at"]))
-			require.EqualValues(t, at, e.rdb.ZScore(e.ctx(), e.keys.scheduled, "x").Val())
+			require.Equal(t, at, int64(e.rdb.ZScore(e.ctx(), e.keys.scheduled, "x").Val()))
 		}
 		e.register("r")
 		require.Empty(t, e.commit("r", 10, nil).Claims, "what its ID left in the line is dropped")
