@@ -107,3 +107,37 @@ func TestClaimOfAPausedQueue(t *testing.T) {
 		require.Equal(t, []string{"h0", "n0", "n1", "n2"}, claimed(e.commit("s", 10, nil)))
 	})
 }
+
+// A task that runs again goes to its own line, and behind those of its order.
+func TestRestartGoesToItsLine(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		e.startIn("low", "l")
+		e.leave(&e.commit("r", 1, nil).Claims[0], "ERROR")
+		e.startOrdered("1", "2")
+		e.leave(&e.commit("r", 1, nil).Claims[0], "ERROR")
+		require.Equal(t, []string{"2"}, e.line())
+		require.NoError(t, e.queue.Restart(e.ctx(), "l", "again"))
+		require.NoError(t, e.queue.Restart(e.ctx(), "1", "again"))
+		require.Equal(t, []string{"l"}, e.list(e.keys.wait+":low"))
+		require.Equal(t, []string{"2"}, e.line())
+		require.Equal(t, []string{"2", "1"}, e.zset(e.keys.base+"order:k"))
+	})
+}
+
+// A runner with one free slot gets the one task that there is, whatever its line and whatever woke the runner: it does not turn in circles.
+func TestClaimOfOne(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		for _, priority := range []string{"high", "", "low"} {
+			for i := range 10 { // it is each line's turn
+				id := fmt.Sprint(priority, i)
+				e.startIn(priority, id)
+				require.Equal(t, []string{id}, claimed(e.commit("r", 1, nil)))
+			}
+			e.startIn("low", priority+" y")
+			e.do("LMOVE", e.keys.wait, e.keys.inbox("r"), "RIGHT", "LEFT")
+			require.Equal(t, []string{priority + " y"}, claimed(e.commit("r", 1, nil)))
+		}
+	})
+}

@@ -399,9 +399,6 @@ local function release()
 end
 
 local function drop(id, reason)
-  if id == '' then
-    return -- it woke a runner: there is something in the lines beside
-  end
   drops[#drops + 1], drops[#drops + 2] = id, reason
 end
 
@@ -558,11 +555,13 @@ local function empty_inbox()
   end
 end
 
--- Takes up to n IDs from the right of a list, without removing them.
+-- Takes up to n IDs from the right of a list, without removing them. What wakes for a line beside is no ID, and takes no slot from one.
 local function peek(list, n, ids)
   local found = n > 0 and on(list, 'LRANGE', '-' .. n, '-1') or {}
   for i = #found, 1, -1 do
-    ids[#ids + 1] = found[i]
+    if found[i] ~= '' then
+      ids[#ids + 1] = found[i]
+    end
   end
   return #found
 end
@@ -579,8 +578,10 @@ local function claim()
     sources = lines()
     table.insert(sources, 1, inbox)
   end
+  local seen = 0
   for i = 1, #sources do
     counts[i] = peek(sources[i], want - #ids, ids)
+    seen = seen + counts[i]
   end
   local found = { ids = {}, keys = {}, again = {}, attempts = {}, seen = {} }
   limits = limits and cjson.decode(limits)
@@ -602,10 +603,11 @@ local function claim()
     local at = on_holds('follow')
     late.due = at and (not late.due or at < late.due) and at or late.due
   end
-  if #ids == want and beside ~= 0 then
+  local cut = seen >= want
+  if cut and beside ~= 0 and protected('EXISTS', wait .. ':high', wait .. ':low') ~= 0 then
     on_holds('wake') -- others can take what this runner has no slot for
   end
-  return #ids == want and 1 or 0
+  return cut and 1 or 0
 end
 
 apply_items()

@@ -1,0 +1,106 @@
+package store
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// unique starts a task that wants a unique key; release says when it gives that up, ttl, in ms, when it loses it.
+func (e *env) unique(id, release, ttl string) error {
+	e.t.Helper()
+	once := `"key":"u","release":"` + release + `","ttl_ms":` + ttl
+	return e.startSpecial(id, `{"once":{`+once+`}}`, withOptions(`{"once":{`+once+`}}`, `,"once":{`+once+`,"conflict":"refuse"}`))
+}
+
+func (e *env) holderOfTheKey() any { return e.do("GET", e.keys.base+"once:u") }
+
+// Whose key has run out does not take it from the task that has it now, however it ends.
+func TestUniqueKeyOfAnother(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		for name, end := range map[string]func() error{
+			"ended": func() error {
+				result := e.commit("r", 1, nil)
+				require.Equal(t, []string{"a"}, claimed(result))
+				e.leave(&result.Claims[0], "ENDED")
+				return nil
+			},
+			"stopped": func() error { _, err := e.queue.Stop(e.ctx(), "a"); return err },
+			"removed": func() error { return e.queue.Remove(e.ctx(), "a") },
+		} {
+			require.NoError(t, e.unique("a", "end", "60000"), name)
+			e.do("DEL", e.keys.base+"once:u") // as its time does
+			require.NoError(t, e.unique("b", "end", "60000"), name)
+			require.NoError(t, end(), name)
+			require.Equal(t, "b", e.holderOfTheKey(), name)
+			require.NoError(t, e.queue.Remove(e.ctx(), "b"))
+			require.Nil(t, e.holderOfTheKey(), name)
+			require.NoError(t, e.queue.Remove(e.ctx(), "a"))
+		}
+	})
+}
+
+// When a key is given up: with the task's end, when it begins, or after its time whatever becomes of the task.
+func TestWhenAUniqueKeyIsGivenUp(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		for release, want := range map[string]struct{ begun, ended any }{
+			"end": {"a", nil}, "start": {nil, nil}, "never": {"a", "a"},
+		} {
+			require.NoError(t, e.unique("a", release, "60000"))
+			require.ErrorIs(t, e.unique("x", release, "60000"), ErrNotUnique)
+			result := e.commit("r", 1, nil)
+			require.Equal(t, want.begun, e.holderOfTheKey(), release)
+			e.leave(&result.Claims[0], "ENDED")
+			require.Equal(t, want.ended, e.holderOfTheKey(), release)
+			if want.ended != nil {
+				require.Positive(t, e.do("PTTL", e.keys.base+"once:u"))
+				require.ErrorIs(t, e.unique("x", release, "60000"), ErrNotUnique, "its time is not over")
+			}
+			require.NoError(t, e.queue.Remove(e.ctx(), "a"))
+			e.do("DEL", e.keys.base+"once:u")
+		}
+	})
+}
+
+// One that runs again takes its key again, for its time; not if another task has it, but from one that is final, or gone.
+func TestUniqueKeyIsTakenAgain(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		for _, ttl := range []string{"0", "60000"} {
+			require.NoError(t, e.unique("a", "end", ttl))
+			e.leave(&e.commit("r", 10, nil).Claims[0], "EXCEPTION")
+			require.NoError(t, e.unique("b", "end", ttl))
+			require.ErrorContains(t, e.queue.Restart(e.ctx(), "a", "again"), "another task has its unique key")
+			require.Equal(t, "EXCEPTION", e.state("a"))
+			e.set("b", "state", "ENDED") // by hand: the key stays
+			require.NoError(t, e.queue.Restart(e.ctx(), "a", "again"))
+			require.Equal(t, "a", e.holderOfTheKey())
+			if ttl == "0" {
+				require.Equal(t, int64(-1), e.do("PTTL", e.keys.base+"once:u"))
+			} else {
+				require.Positive(t, e.do("PTTL", e.keys.base+"once:u"))
+			}
+			require.ErrorIs(t, e.unique("c", "end", ttl), ErrNotUnique)
+			require.NoError(t, e.queue.Remove(e.ctx(), "a"))
+			require.NoError(t, e.queue.Remove(e.ctx(), "b"))
+			require.Nil(t, e.holderOfTheKey())
+		}
+	})
+}
+
+// A limit that grew has room while tasks wait for it: what comes anew goes behind them.
+func TestNobodyOvertakesThoseThatWait(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("runs", "held")
+		require.Equal(t, []string{"runs"}, claimed(e.commit("r", 10, nil)))
+		e.registerWithLimits("s", `{"concurrency":2}`)
+		e.start("new")
+		require.Empty(t, claimed(e.commit("s", 10, nil)))
+		require.Equal(t, []string{"held", "new"}, e.zset(e.keys.base+"held:test/a"))
+		e.lookAt("held:test/a")
+		require.Equal(t, []string{"held"}, claimed(e.commit("s", 10, nil)))
+	})
+}
