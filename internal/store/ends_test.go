@@ -215,3 +215,17 @@ func TestWhoIsNextInAnOrder(t *testing.T) {
 		require.Empty(t, e.zset(e.keys.base+"timers"))
 	})
 }
+
+// Those behind the first that are gone are passed over at once; and who leaves from behind the first brings nobody.
+func TestOrderWithGaps(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		e.startOrdered("1", "2", "3", "4", "5")
+		require.NoError(t, e.queue.Remove(e.ctx(), "5"))
+		require.Equal(t, []string{"1"}, e.line(), "not twice")
+		e.do("DEL", e.keys.task("2"), e.keys.task("3"))
+		require.NoError(t, e.queue.Remove(e.ctx(), "1"))
+		require.Equal(t, []string{"4"}, e.zset(e.keys.base+"order:k"))
+		require.Equal(t, []string{"4"}, claimed(e.commit("r", 10, nil)))
+	})
+}
