@@ -129,6 +129,11 @@ func TestRestartGoesToItsLine(t *testing.T) {
 func TestClaimOfOne(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
+		e.startIn("low", "l")
+		e.start("n")
+		require.Equal(t, []string{"n", ""}, e.line())
+		require.Equal(t, []string{"n"}, claimed(e.commit("r", 1, nil)), "what is behind the wake-up is not passed over")
+		require.Equal(t, []string{"l"}, claimed(e.commit("r", 1, nil)))
 		for _, priority := range []string{"high", "", "low"} {
 			for i := range 10 { // it is each line's turn
 				id := fmt.Sprint(priority, i)

@@ -555,15 +555,21 @@ local function empty_inbox()
   end
 end
 
--- Takes up to n IDs from the right of a list, without removing them. What wakes for a line beside is no ID, and takes no slot from one.
+-- Takes up to n IDs from the right of a list, without removing them; returns how many elements these are. What woke a runner for the lines
+-- beside is no ID, and must not take the slot of one: there is one of it at most, so one more is read.
 local function peek(list, n, ids)
-  local found = n > 0 and on(list, 'LRANGE', '-' .. n, '-1') or {}
+  local found = n > 0 and on(list, 'LRANGE', '-' .. n + 1, '-1') or {}
+  local most, seen = #ids + n, 0
   for i = #found, 1, -1 do
     if found[i] ~= '' then
+      if #ids == most then
+        break
+      end
       ids[#ids + 1] = found[i]
     end
+    seen = seen + 1
   end
-  return #found
+  return seen
 end
 
 -- Returns 1 if IDs may remain in line, -1 if the queue is paused; and whether a broken key kept it from claiming.
@@ -578,10 +584,8 @@ local function claim()
     sources = lines()
     table.insert(sources, 1, inbox)
   end
-  local seen = 0
   for i = 1, #sources do
     counts[i] = peek(sources[i], want - #ids, ids)
-    seen = seen + counts[i]
   end
   local found = { ids = {}, keys = {}, again = {}, attempts = {}, seen = {} }
   limits = limits and cjson.decode(limits)
@@ -596,18 +600,17 @@ local function claim()
   if #drops > 0 then
     on(counters, 'HINCRBY', 'dropped', #drops / 2)
   end
-  if counts[1] == want then
+  if counts[1] >= want then
     empty_inbox()
   end
   if held_by_tasks then
     local at = on_holds('follow')
     late.due = at and (not late.due or at < late.due) and at or late.due
   end
-  local cut = seen >= want
-  if cut and beside ~= 0 and protected('EXISTS', wait .. ':high', wait .. ':low') ~= 0 then
+  if #ids == want and beside ~= 0 and protected('EXISTS', wait .. ':high', wait .. ':low') ~= 0 then
     on_holds('wake') -- others can take what this runner has no slot for
   end
-  return cut and 1 or 0
+  return #ids == want and 1 or 0
 end
 
 apply_items()
