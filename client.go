@@ -154,7 +154,8 @@ func (c *Client) reload(ctx context.Context, id string, data []byte) error {
 }
 
 // Restart runs a task again under its ID with its data and its last checkpoint, its attempts counted anew. A final one goes in line; a
-// running one is told to stop first, and then goes in line however it ended; one in line is left alone. A pending stop refuses it.
+// running one is told to stop first, and then goes in line however it ended; one in line is left alone. A pending stop refuses it, and so
+// does another task that has its unique key by now.
 func (c *Client) Restart(ctx context.Context, id string) error {
 	if err := c.check(id); err != nil {
 		return err
