@@ -229,3 +229,34 @@ func TestOrderWithGaps(t *testing.T) {
 		require.Equal(t, []string{"4"}, claimed(e.commit("r", 10, nil)))
 	})
 }
+
+// A task without options that waits for a limit of its name leaves that place when it is stopped or removed.
+func TestHeldTaskWithoutOptionsGoes(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("holder", "a", "b", "c")
+		holder := e.commit("r", 10, nil).Claims[0]
+		_, err := e.queue.Stop(e.ctx(), "a")
+		require.NoError(t, err)
+		require.NoError(t, e.queue.Remove(e.ctx(), "b"))
+		require.NotContains(t, e.zset(e.keys.base+"held:test/a"), "a")
+		require.NotContains(t, e.zset(e.keys.base+"held:test/a"), "b")
+		e.leave(&holder, "ENDED")
+		require.Equal(t, []string{"c"}, claimed(e.commit("r", 10, nil)))
+	})
+}
+
+// The safety net is taken in where nobody waits: else it would look every few seconds for ever.
+func TestSafetyNetIsTakenIn(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.lookAt("held:test/a")
+		require.Empty(t, e.zset(e.keys.base+"timers"))
+		ordered := `{"key":"k","ordered":true}`
+		require.NoError(t, e.startSpecial("1", ordered, withOptions(ordered, "")))
+		e.lookAt("order:k")
+		require.Empty(t, e.zset(e.keys.base+"timers"), "nobody is behind the first")
+		require.NoError(t, e.startSpecial("2", ordered, withOptions(ordered, "")))
+		e.lookAt("order:k")
+		require.Equal(t, []string{"order:k"}, e.zset(e.keys.base+"timers"))
+	})
+}
