@@ -104,7 +104,7 @@ type Options struct {
 // Harness is a client and a runner for one test, on a Redis where nobody else meets them. Its methods fail the test that it was made for:
 // call them from that test's goroutine, and make another harness for a subtest.
 type Harness struct {
-	Client    *redtask.Client       // for the queue `default`, or the first by name if the runner does not serve that; see In
+	Client    *redtask.Client       // for the queue `default`, or the first by name if the runner does not serve that; see ForQueue
 	Runner    *redtask.Runner       // nil if Options.Idle
 	Redis     redis.UniversalClient // closed when the test ends
 	Miniredis *miniredis.Miniredis  // nil on a real server

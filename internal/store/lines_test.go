@@ -132,6 +132,9 @@ func TestClaimOfOne(t *testing.T) {
 		e.startIn("low", "l")
 		e.start("n")
 		require.Equal(t, []string{"n", ""}, e.line())
+		counts, err := e.queue.Counts(e.ctx())
+		require.NoError(t, err)
+		require.Equal(t, int64(2), counts.Wait)
 		require.Equal(t, []string{"n"}, claimed(e.commit("r", 1, nil)), "what is behind the wake-up is not passed over")
 		require.Equal(t, []string{"l"}, claimed(e.commit("r", 1, nil)))
 		for _, priority := range []string{"high", "", "low"} {

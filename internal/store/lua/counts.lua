@@ -23,6 +23,10 @@ else
 end
 local found = try('HGETALL', counters)
 local waiting = count('LLEN', wait)
+local ends = waiting > 0 and redis.call('LRANGE', wait, -2, -1) or {}
+for _, id in ipairs(ends) do -- what wakes a runner for the lines beside is no task
+  waiting = waiting - (id == '' and 1 or 0)
+end
 for _, line in ipairs({ ':high', ':low' }) do
   waiting = waiting + math.max(0, count('LLEN', wait .. line))
 end
