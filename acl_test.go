@@ -210,7 +210,7 @@ func control(t *testing.T, client *Client, v *versions) {
 func producerCalls(t *testing.T, producer *env) {
 	ctx, client := testContext(t), producer.client(t)
 	id := start(t, client, "test/block", "data")
-	_, err := client.StartMany(ctx, []StartRequest{{Task: "test/block"}, {Task: "test/block", StartOptions: StartOptions{ID: "own"}}})
+	_, err := client.StartMany(ctx, []StartRequest{{Task: "test/block"}, {Task: "test/block", Options: StartOptions{ID: "own"}}})
 	require.NoError(t, err)
 	require.NoError(t, client.ReloadWith(ctx, id, "newer"))
 	require.NoError(t, client.Stop(ctx, id))
@@ -243,7 +243,7 @@ func producerCalls(t *testing.T, producer *env) {
 // manyTasks are the calls for many tasks at once, and for each state where they look.
 func manyTasks(t *testing.T, client *Client) {
 	ctx := testContext(t)
-	ids, err := client.StartMany(ctx, []StartRequest{{Task: "test/many"}, {Task: "test/many"}, {Task: "test/many", StartOptions: StartOptions{In: time.Hour}}})
+	ids, err := client.StartMany(ctx, []StartRequest{{Task: "test/many"}, {Task: "test/many"}, {Task: "test/many", Options: StartOptions{In: time.Hour}}})
 	require.NoError(t, err)
 	require.NoError(t, client.Retry(ctx, ids[2]))
 	for _, state := range []State{StateWait, StateScheduled, StateRunning} {
@@ -265,9 +265,9 @@ func producerPlaces(t *testing.T, client *Client) {
 	ctx := testContext(t)
 	require.NoError(t, client.Pause(ctx))
 	_, err := client.StartMany(ctx, []StartRequest{
-		{Task: "test/block", StartOptions: StartOptions{ID: "first", Key: "k", Ordered: true, Priority: PriorityLow}},
-		{Task: "test/block", StartOptions: StartOptions{ID: "next", Key: "k", Ordered: true}},
-		{Task: "test/block", StartOptions: StartOptions{ID: "later", In: time.Hour, Once: Unique("u", time.Hour)}},
+		{Task: "test/block", Options: StartOptions{ID: "first", Key: "k", Ordered: true, Priority: PriorityLow}},
+		{Task: "test/block", Options: StartOptions{ID: "next", Key: "k", Ordered: true}},
+		{Task: "test/block", Options: StartOptions{ID: "later", In: time.Hour, Once: Unique("u", time.Hour)}},
 	})
 	require.NoError(t, err)
 	require.NoError(t, client.RescheduleIn(ctx, "later", time.Minute))

@@ -48,15 +48,15 @@ func TestStartRefusesBadInput(t *testing.T) {
 			"name without app":  {Task: "sync"},
 			"name with space":   {Task: "app/a b"},
 			"long name":         {Task: "app/" + strings.Repeat("x", 200)},
-			"control character": {Task: "app/x", StartOptions: StartOptions{ID: "a\x01b"}},
-			"newline":           {Task: "app/x", StartOptions: StartOptions{ID: "a\n"}},
-			"broken UTF-8":      {Task: "app/x", StartOptions: StartOptions{ID: "\xff"}},
-			"long ID":           {Task: "app/x", StartOptions: StartOptions{ID: strings.Repeat("x", MaxID+1)}},
+			"control character": {Task: "app/x", Options: StartOptions{ID: "a\x01b"}},
+			"newline":           {Task: "app/x", Options: StartOptions{ID: "a\n"}},
+			"broken UTF-8":      {Task: "app/x", Options: StartOptions{ID: "\xff"}},
+			"long ID":           {Task: "app/x", Options: StartOptions{ID: strings.Repeat("x", MaxID+1)}},
 			"big data":          {Task: "app/x", Data: strings.Repeat("x", DefaultMaxData)},
 			"no JSON":           {Task: "app/x", Data: make(chan int)},
 			"broken raw JSON":   {Task: "app/x", Data: json.RawMessage("{")},
 		} {
-			_, err := client.StartWith(testContext(t), request.Task, request.Data, request.StartOptions)
+			_, err := client.StartWith(testContext(t), request.Task, request.Data, request.Options)
 			require.ErrorIs(t, err, ErrInvalid, name)
 			_, err = client.StartMany(testContext(t), []StartRequest{{Task: "app/good"}, request})
 			require.ErrorIs(t, err, ErrInvalid, name)
@@ -88,7 +88,7 @@ func TestStartMany(t *testing.T) {
 		for i := range requests {
 			requests[i] = StartRequest{Task: "test/x", Data: i}
 		}
-		requests[500].ID = "taken"
+		requests[500].Options.ID = "taken"
 		_, err := client.StartWith(testContext(t), "test/x", nil, StartOptions{ID: "taken"})
 		require.NoError(t, err)
 		ids, err := client.StartMany(testContext(t), requests)

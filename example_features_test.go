@@ -216,9 +216,9 @@ func ExamplePriority() {
 	}))
 	place := newPlace(registry)
 	ids := must(place.client.StartMany(ctx, []redtask.StartRequest{
-		{Task: "mail/send", Data: "newsletter", StartOptions: redtask.StartOptions{Priority: redtask.PriorityLow}},
+		{Task: "mail/send", Data: "newsletter", Options: redtask.StartOptions{Priority: redtask.PriorityLow}},
 		{Task: "mail/send", Data: "receipt"},
-		{Task: "mail/send", Data: "new password", StartOptions: redtask.StartOptions{Priority: redtask.PriorityHigh}},
+		{Task: "mail/send", Data: "new password", Options: redtask.StartOptions{Priority: redtask.PriorityHigh}},
 	}))
 	place.run(redtask.RunnerOptions{Queues: map[string]int{"default": 1}})
 	defer place.close()

@@ -126,7 +126,7 @@ func ExampleLimits() {
 
 	var requests []redtask.StartRequest
 	for i := range 30 {
-		requests = append(requests, redtask.StartRequest{Task: "customer/sync", StartOptions: redtask.StartOptions{Key: fmt.Sprint("customer-", i%3)}})
+		requests = append(requests, redtask.StartRequest{Task: "customer/sync", Options: redtask.StartOptions{Key: fmt.Sprint("customer-", i%3)}})
 	}
 	must(client.WaitMany(ctx, must(client.StartMany(ctx, requests))))
 	fmt.Println(most.Load() <= 2, must(client.Counts(ctx)).Ended)
@@ -143,7 +143,7 @@ func ExampleStartOptions_ordered() {
 	var requests []redtask.StartRequest
 	for _, text := range []string{"placed", "paid", "shipped"} {
 		requests = append(requests, redtask.StartRequest{
-			Task: "order/tell", Data: text, StartOptions: redtask.StartOptions{Key: "order-7", Ordered: true},
+			Task: "order/tell", Data: text, Options: redtask.StartOptions{Key: "order-7", Ordered: true},
 		})
 	}
 	must(client.WaitMany(ctx, must(client.StartMany(ctx, requests))))

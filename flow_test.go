@@ -83,7 +83,7 @@ func TestPauseOfTwoBusyRunners(t *testing.T) {
 		eventually(t, "what runs ends", func() bool { c, err := client.Counts(ctx); return err == nil && c.Running == 0 })
 		n := started()
 		require.Less(t, n, 100)
-		ids = append(ids, startAll(t, client, []StartRequest{{Task: "test/limited"}, {Task: "test/limited", StartOptions: StartOptions{Priority: PriorityHigh}}})...)
+		ids = append(ids, startAll(t, client, []StartRequest{{Task: "test/limited"}, {Task: "test/limited", Options: StartOptions{Priority: PriorityHigh}}})...)
 		for _, runner := range runners {
 			c := runner.engines["default"].committer
 			c.woken() // as by an ID in line

@@ -61,9 +61,9 @@ func limited(m *meter, limits Limits) *Registry {
 func requests(n int, key func(i int) string, change func(i int, o *StartOptions)) []StartRequest {
 	all := make([]StartRequest, n)
 	for i := range all {
-		all[i] = StartRequest{Task: "test/limited", StartOptions: StartOptions{ID: fmt.Sprintf("id%03d", i), Key: key(i)}}
+		all[i] = StartRequest{Task: "test/limited", Options: StartOptions{ID: fmt.Sprintf("id%03d", i), Key: key(i)}}
 		if change != nil {
-			change(i, &all[i].StartOptions)
+			change(i, &all[i].Options)
 		}
 	}
 	return all
@@ -125,10 +125,10 @@ func TestHeldTasksKeepTheirOrder(t *testing.T) {
 		registry.Register("test/free", Func(func(context.Context, any) error { return nil }))
 		e.runner(t, registry, nil)
 		client := e.client(t)
-		startAll(t, client, []StartRequest{{Task: "test/block", StartOptions: StartOptions{ID: "first", Key: "k"}}})
+		startAll(t, client, []StartRequest{{Task: "test/block", Options: StartOptions{ID: "first", Key: "k"}}})
 		receive(t, "runs", b.running)
 		behind := startAll(t, client, []StartRequest{
-			{Task: "test/block", StartOptions: StartOptions{ID: "second", Key: "k"}}, {Task: "test/block", StartOptions: StartOptions{ID: "third", Key: "k"}},
+			{Task: "test/block", Options: StartOptions{ID: "second", Key: "k"}}, {Task: "test/block", Options: StartOptions{ID: "third", Key: "k"}},
 			{Task: "test/free"},
 		})
 		require.Equal(t, StateEnded, wait(t, client, behind[2]).State)
@@ -159,7 +159,7 @@ func TestHeldTasksThatGo(t *testing.T) {
 		client, ctx := e.client(t), testContext(t)
 		var requests []StartRequest
 		for i := range 5 {
-			requests = append(requests, StartRequest{Task: "test/block", StartOptions: StartOptions{ID: fmt.Sprint(i)}})
+			requests = append(requests, StartRequest{Task: "test/block", Options: StartOptions{ID: fmt.Sprint(i)}})
 		}
 		startAll(t, client, requests)
 		require.Equal(t, "0", receive(t, "runs", b.running).ID())
@@ -184,7 +184,7 @@ func TestDeadHolder(t *testing.T) {
 		registry := NewRegistry()
 		registry.RegisterWith("test/block", b.factory, TaskOptions{Limits: Limits{Concurrency: 1}})
 		client := e.client(t)
-		startAll(t, client, []StartRequest{{Task: "test/block", StartOptions: StartOptions{ID: "held", Key: "k", Ordered: true}}})
+		startAll(t, client, []StartRequest{{Task: "test/block", Options: StartOptions{ID: "held", Key: "k", Ordered: true}}})
 		past := time.Now().Add(-time.Minute).UnixMilli()
 		e.do(t, "HSET", e.key("task:dead"), "task", "test/block", "state", "RUNNING", "epoch", 1, "attempt", 1, "runner", "dead", "started_at", past)
 		e.do(t, "SADD", e.key("running:dead"), "1:dead")
@@ -263,7 +263,7 @@ func TestOrder(t *testing.T) {
 		})
 		ids := startAll(t, client, all[:30])
 		for _, request := range all[30:] { // one by one, as others do
-			id, err := client.StartWith(testContext(t), request.Task, nil, request.StartOptions)
+			id, err := client.StartWith(testContext(t), request.Task, nil, request.Options)
 			require.NoError(t, err)
 			ids = append(ids, id)
 		}
@@ -367,8 +367,8 @@ func TestPrioritiesWakeIdleRunners(t *testing.T) {
 		}
 		client := e.client(t)
 		ids := startAll(t, client, []StartRequest{
-			{Task: "test/block", StartOptions: StartOptions{Priority: PriorityLow}}, {Task: "test/block", StartOptions: StartOptions{Priority: PriorityHigh}},
-			{Task: "test/block", StartOptions: StartOptions{Priority: PriorityHigh}},
+			{Task: "test/block", Options: StartOptions{Priority: PriorityLow}}, {Task: "test/block", Options: StartOptions{Priority: PriorityHigh}},
+			{Task: "test/block", Options: StartOptions{Priority: PriorityHigh}},
 		})
 		var got []string
 		for range 3 {

@@ -274,7 +274,7 @@ func TestStopManyOfOrderedTasks(t *testing.T) {
 			if i%7 == 0 {
 				options = StartOptions{Priority: PriorityHigh}
 			}
-			requests = append(requests, StartRequest{Task: "test/a", StartOptions: options})
+			requests = append(requests, StartRequest{Task: "test/a", Options: options})
 		}
 		ids, err := client.StartMany(testContext(t), requests)
 		require.NoError(t, err)

@@ -123,7 +123,7 @@ func many(n int, task string, change func(i int, o *StartOptions)) []StartReques
 	for i := range requests {
 		requests[i] = StartRequest{Task: task, Data: i}
 		if change != nil {
-			change(i, &requests[i].StartOptions)
+			change(i, &requests[i].Options)
 		}
 	}
 	return requests

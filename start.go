@@ -14,9 +14,9 @@ import (
 
 // StartRequest is one task for [Client.StartMany].
 type StartRequest struct {
-	Task string // its name
-	Data any    // encoded as JSON, at most [ClientOptions.MaxData] bytes
-	StartOptions
+	Task    string // its name
+	Data    any    // encoded as JSON, at most [ClientOptions.MaxData] bytes
+	Options StartOptions
 }
 
 // Start puts a task in line and returns its ID. data is encoded as JSON, at most [ClientOptions.MaxData] bytes; a json.RawMessage goes as it is. Once
@@ -27,7 +27,7 @@ func (c *Client) Start(ctx context.Context, task string, data any) (string, erro
 
 // StartWith is [Client.Start] with options. The ID is that of another task where [StartOptions.Once] says that this one stands for it.
 func (c *Client) StartWith(ctx context.Context, task string, data any, options StartOptions) (string, error) {
-	fresh, err := c.newTask(ctx, &StartRequest{Task: task, Data: data, StartOptions: options})
+	fresh, err := c.newTask(ctx, &StartRequest{Task: task, Data: data, Options: options})
 	if err != nil {
 		return "", err
 	}
@@ -108,9 +108,9 @@ func (c *Client) newTask(ctx context.Context, request *StartRequest) (*store.New
 	if err != nil {
 		return nil, err
 	}
-	task := &store.NewTask{ID: request.ID, Task: request.Task, Data: string(data), Keep: request.Keep}
-	if headers := c.inherit(ctx, request.Headers); len(headers) > 0 || !request.isPlain() {
-		options := request.StartOptions
+	task := &store.NewTask{ID: request.Options.ID, Task: request.Task, Data: string(data), Keep: request.Options.Keep}
+	if headers := c.inherit(ctx, request.Options.Headers); len(headers) > 0 || !request.Options.isPlain() {
+		options := request.Options
 		options.Headers = headers
 		if err := options.encode(task); err != nil {
 			return nil, err

@@ -23,7 +23,7 @@ func TestManyStuckTasks(t *testing.T) {
 		})
 		requests := make([]StartRequest, n)
 		for i := range requests {
-			requests[i] = StartRequest{Task: "test/hang", StartOptions: StartOptions{ID: fmt.Sprintf("%d \"\\", i)}}
+			requests[i] = StartRequest{Task: "test/hang", Options: StartOptions{ID: fmt.Sprintf("%d \"\\", i)}}
 		}
 		_, err := e.client(t).StartMany(testContext(t), requests)
 		require.NoError(t, err)

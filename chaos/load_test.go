@@ -192,7 +192,7 @@ func (l *load) begin(wanted *wish) {
 		err = l.plain(ctx, s)
 	case way == 1:
 		var ids []string
-		ids, err = l.world.client.StartMany(ctx, []redtask.StartRequest{{Task: wanted.task, Data: wanted.data, StartOptions: options}})
+		ids, err = l.world.client.StartMany(ctx, []redtask.StartRequest{{Task: wanted.task, Data: wanted.data, Options: options}})
 		if err == nil {
 			s.id = ids[0]
 		}
