@@ -19,8 +19,9 @@ import (
 type CronEntry struct {
 	// Name of the entry in its queue: at most 128 bytes of printable UTF-8.
 	Name string
-	// Schedule has five fields: minute, hour, day of the month, the month, day of the week (`30 2 * * 1-5`), or is a descriptor (@hourly, @daily, @weekly,
-	// @monthly, @yearly), or @every with whole seconds (`@every 90s`), which counts from the time before.
+	// Schedule has five fields: minute, hour, day of the month, the month, day of the week, 0 to 6 or SUN to SAT (`30 2 * * 1-5`), or is a
+	// descriptor (@hourly, @daily, @weekly, @monthly, @yearly), or @every with whole seconds (`@every 90s`), which counts from the time
+	// before.
 	Schedule string
 	// Zone is the time zone of the schedule, a name of the IANA database. Default "": UTC. Where clocks are changed, a time that is skipped
 	// fires an hour later, one that comes twice fires once; what fires every hour, or more often, goes by the time that passes.
@@ -95,15 +96,15 @@ func (e *CronEntry) validate() (*cron.Schedule, error) {
 	}
 	schedule, err := cron.Parse(e.Schedule, e.Zone)
 	if err != nil {
-		add("%s", err)
+		add("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	if err := checkTask(e.Task); err != nil {
-		faults = append(faults, err)
+		faults = append(faults, fmt.Errorf("%s: %w", where, err))
 	}
 	if o := &e.Options; o.ID != "" || !o.At.IsZero() || o.In != 0 || o.Once.set || !o.Deadline.IsZero() {
 		add("Options: ID, At, In, Once and Deadline are not for entries: each start has an ID and a time of its own")
 	}
-	if err := e.Options.validate(e.Task); err != nil {
+	if err := e.Options.validate(where); err != nil {
 		faults = append(faults, err)
 	}
 	if e.Missed != "" && e.Missed != MissedOnce && e.Missed != MissedSkip && e.Missed != MissedAll {

@@ -43,6 +43,7 @@ type Backoff struct {
 	first  time.Duration
 	delays []time.Duration
 	own    func(attempt int, err error) time.Duration
+	fault  string
 }
 
 // Exponential doubles the delay with each attempt, from first on, which is at least 1 ms, and then draws the wait evenly from zero to that
@@ -50,18 +51,33 @@ type Backoff struct {
 // See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 func Exponential(first time.Duration) Backoff { return Backoff{first: first} }
 
-// Constant waits the same time after each attempt.
+// Constant waits the same time after each attempt: 0, or at least 1 ms.
 func Constant(delay time.Duration) Backoff { return Delays(delay) }
 
-// Delays lists the waits after the first, the second, … attempt, at most 100; the last one holds for all that follow.
-func Delays(delays ...time.Duration) Backoff { return Backoff{delays: slices.Clone(delays)} }
+// Delays lists the waits after the first, the second, … attempt, 1 to 100 of 0 or at least 1 ms; the last one holds for all
+// that follow.
+func Delays(delays ...time.Duration) Backoff {
+	if len(delays) == 0 {
+		return Backoff{fault: "Delays() lists no delay"}
+	}
+	return Backoff{delays: slices.Clone(delays)}
+}
 
 // BackoffFunc asks a function of your own, with the number of the attempt that failed, from 1, and its error. It is called in the task's
-// goroutine; what it returns is bounded by zero and MaxDelay. Should it panic, the default is used. It can be given at registration only, since a function cannot travel.
-func BackoffFunc(own func(attempt int, err error) time.Duration) Backoff { return Backoff{own: own} }
+// goroutine; what it returns is bounded by zero and MaxDelay. Should it panic, the default is used. It can be given at registration only,
+// since a function cannot travel.
+func BackoffFunc(own func(attempt int, err error) time.Duration) Backoff {
+	if own == nil {
+		return Backoff{fault: "BackoffFunc(nil) has no function"}
+	}
+	return Backoff{own: own}
+}
 
 func (b *Backoff) faults(where string) []error {
 	var faults []error
+	if b.fault != "" {
+		faults = append(faults, fmt.Errorf("%w: %s: %s", ErrInvalid, where, b.fault))
+	}
 	if b.first != 0 && b.first < time.Millisecond { // it travels in ms, where less would be 0, and that the default
 		faults = append(faults, fmt.Errorf("%w: %s: Exponential(%s): use at least 1ms; is its unit missing?", ErrInvalid, where, b.first))
 	}
@@ -69,8 +85,8 @@ func (b *Backoff) faults(where string) []error {
 		faults = append(faults, fmt.Errorf("%w: %s: %d delays: use at most %d; the last one is repeated", ErrInvalid, where, len(b.delays), maxBackoffDelays))
 	}
 	for _, delay := range b.delays {
-		if delay < 0 {
-			faults = append(faults, fmt.Errorf("%w: %s: a delay of %s is negative", ErrInvalid, where, delay))
+		if delay != 0 && delay < time.Millisecond {
+			faults = append(faults, fmt.Errorf("%w: %s: a delay of %s: use 0, or at least 1ms; is its unit missing?", ErrInvalid, where, delay))
 		}
 	}
 	return faults

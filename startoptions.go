@@ -162,8 +162,7 @@ func (o *StartOptions) isPlain() bool {
 }
 
 // validate reports all faults at once.
-func (o *StartOptions) validate(task string) error {
-	where := "start of " + task
+func (o *StartOptions) validate(where string) error {
 	faults := checkPlacing(where, o.Priority, o.Key, o.Ordered)
 	add := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%w: %s: %s", ErrInvalid, where, fmt.Sprintf(format, args...)))
@@ -175,6 +174,9 @@ func (o *StartOptions) validate(task string) error {
 	}
 	if o.In != 0 && !o.At.IsZero() {
 		add("both At and In: use one of them")
+	}
+	if !o.At.IsZero() && !o.Deadline.IsZero() && !o.At.Before(o.Deadline) {
+		add("Deadline %s is not after At, %s: it could not run", o.Deadline.Format(time.RFC3339), o.At.Format(time.RFC3339))
 	}
 	if o.Retry != nil && o.Supervise != nil {
 		add("both Retry and Supervise: a supervised task has no attempts that could be used up; use one of them")
@@ -240,7 +242,7 @@ type onceSpec struct {
 
 // encode adds to a task what its start says beside name and data.
 func (o *StartOptions) encode(task *store.NewTask) error {
-	if err := o.validate(task.Task); err != nil {
+	if err := o.validate("start of " + task.Task); err != nil {
 		return err
 	}
 	options := recordOptions{

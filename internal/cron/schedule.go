@@ -51,7 +51,7 @@ func parse(expression string) (*Schedule, error) {
 	}
 	parsed, err := parser.Parse(expression)
 	if err != nil {
-		return nil, fmt.Errorf("schedule %.80q: %w; use `minute hour day-of-month month day-of-week`, @daily, @hourly, …, or @every 10m", expression, err)
+		return nil, fmt.Errorf("schedule %.80q: %w; use `minute hour day-of-month month day-of-week`, @daily, @hourly, …, or @every 10m", expression, explain(expression, err))
 	}
 	s := &Schedule{}
 	switch parsed := parsed.(type) {
@@ -67,6 +67,23 @@ func parse(expression string) (*Schedule, error) {
 		s.spec.Location = time.UTC // of wall times
 	}
 	return s, nil
+}
+
+// explain names the fields that are wrong, all of them: the parser stops at the first one, and does not say which it is.
+func explain(expression string, err error) error {
+	fields := strings.Fields(expression)
+	if len(fields) != 5 {
+		return err
+	}
+	var faults []string
+	for i, name := range []string{"minute", "hour", "day of the month", "month", "day of the week"} {
+		alone := []string{"*", "*", "*", "*", "*"}
+		alone[i] = fields[i]
+		if _, err := parser.Parse(strings.Join(alone, " ")); err != nil {
+			faults = append(faults, name+": "+err.Error())
+		}
+	}
+	return errors.New(strings.Join(faults, ", "))
 }
 
 // Next is the first time after another one at which the entry fires; zero if there is none. @every counts from that other one.

@@ -16,7 +16,7 @@ import (
 const Protocol = "1"
 
 var (
-	ErrMissing   = errors.New("no such task")
+	ErrMissing   = errors.New("not found")
 	ErrFinal     = errors.New("it is final; restart it to run it again")
 	ErrRunning   = errors.New("stop it first")
 	ErrExists    = errors.New("its ID is in use; choose another one")

@@ -399,6 +399,9 @@ local function release()
 end
 
 local function drop(id, reason)
+  if id == '' then
+    return -- it woke a runner: see peek
+  end
   drops[#drops + 1], drops[#drops + 2] = id, reason
 end
 
@@ -556,12 +559,12 @@ local function empty_inbox()
 end
 
 -- Takes up to n IDs from the right of a list, without removing them; returns how many elements these are. What woke a runner for the lines
--- beside is no ID, and must not take the slot of one: there is one of it at most, so one more is read.
+-- beside is no ID, unless somebody made a task of it, and must not take the slot of one: there is one of it at most, so one more is read.
 local function peek(list, n, ids)
   local found = n > 0 and on(list, 'LRANGE', '-' .. n + 1, '-1') or {}
   local most, seen = #ids + n, 0
   for i = #found, 1, -1 do
-    if found[i] ~= '' then
+    if found[i] ~= '' or redis.call('EXISTS', tasks) == 1 then
       if #ids == most then
         break
       end
