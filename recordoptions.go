@@ -101,10 +101,16 @@ func (o *superviseOptions) policy() *Supervise {
 func parseOptions(text string) (*recordOptions, error) {
 	o := &recordOptions{}
 	if err := json.NewDecoder(bytes.NewReader([]byte(text))).Decode(o); err != nil {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			err = fmt.Errorf("field %q cannot be of the JSON type %s (the field \"\" is all of them, an object)", wrong.Field, wrong.Value)
+		}
 		return o, fmt.Errorf("the task's options are not what they should be: %w; see docs/protocol.md", err)
 	}
 	const where = "the task's options"
 	faults := append(o.Retry.policy().faults(where), o.Supervise.policy().faults(where)...)
+	if o.Retry != nil && o.Supervise != nil {
+		faults = append(faults, fmt.Errorf("%w: %s: both retry and supervise: use one of them", ErrInvalid, where))
+	}
 	if o.TimeoutMS < 0 || o.DeadlineAt < 0 {
 		faults = append(faults, fmt.Errorf("%w: %s: timeout_ms and deadline_at must not be negative", ErrInvalid, where))
 	}

@@ -96,8 +96,9 @@ type onceOptions struct {
 }
 
 // Unique gives a task a key that no other task of the queue may have, whatever its name and data, until it is final; with a ttl at most for
-// that time from the call that starts it, whatever it does then. A further start is refused with a [*ConflictError] that is [ErrNotUnique] and has the ID of the task that is
-// there; see [Once.OrExisting] and [Once.OrReplace] for other answers.
+// that time from the call that starts it, whatever it does then. A further start is refused with a [*ConflictError] that is [ErrNotUnique] and
+// has the ID of the task that is there; see [Once.OrExisting] and [Once.OrReplace] for other answers. Unique, Throttle and Debounce share
+// their keys.
 func Unique(key string, ttl time.Duration) Once {
 	return Once{key: key, ttl: ttl, release: "end", conflict: "refuse", set: true}
 }
@@ -142,7 +143,7 @@ func checkKey(where, key string) error {
 func checkPlacing(where string, priority Priority, key string, ordered bool) []error {
 	var faults []error
 	if priority != PriorityNormal && priority != PriorityHigh && priority != PriorityLow {
-		faults = append(faults, fmt.Errorf("%w: %s: Priority %.80q: use PriorityHigh, PriorityNormal or PriorityLow", ErrInvalid, where, priority))
+		faults = append(faults, fmt.Errorf("%w: %s: Priority %.80q: use %q, %q, or %q for the normal one", ErrInvalid, where, priority, PriorityHigh, PriorityLow, PriorityNormal))
 	}
 	switch {
 	case key != "":

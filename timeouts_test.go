@@ -250,14 +250,15 @@ func TestBadOptionsFromOutside(t *testing.T) {
 		client := e.client(t)
 		for name, c := range map[string]struct{ options, want string }{
 			"no JSON":       {`{"a`, "options are not what they should be"},
-			"list":          {`[]`, "options are not what they should be"},
+			"both":          {`{"retry":{"attempts":3},"supervise":{}}`, "both retry and supervise"},
+			"list":          {`[]`, `field "" cannot be of the JSON type array`},
 			"text":          {`x`, "options are not what they should be"},
 			"empty key":     {`{"ordered":true}`, "Ordered without a Key"},
 			"two faults":    {`{"priority":"urgent","timeout_ms":-1}`, "timeout_ms and deadline_at must not be negative"},
 			"bad policy":    {`{"retry":{"attempts":5000}}`, "Retry.Attempts 5000"},
 			"bad restarts":  {`{"supervise":{"max_restarts":5000}}`, "Supervise.MaxRestarts 5000"},
 			"bad deadline":  {`{"deadline_at":-1}`, "deadline_at must not be negative"},
-			"odd types":     {`{"key":7}`, "options are not what they should be"},
+			"odd types":     {`{"key":7}`, `field "key" cannot be of the JSON type number`},
 			"nulls":         {`{"key":null,"once":null,"retry":null}`, ""},
 			"unknown names": {`{"color":"red"}`, ""},
 			"empty":         {`{}`, ""},

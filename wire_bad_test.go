@@ -195,14 +195,18 @@ func TestWireBadControl(t *testing.T) {
 // A word for a task that is over, or not yet running, does nothing.
 func TestWireControlOfAFinalTask(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
-		wireRunner(t, e)
-		w, events := e.wire(t), e.wire(t).subscribe("42")
+		v := wireRunner(t, e)
+		w, events, others := e.wire(t), e.wire(t).subscribe("42"), e.wire(t).subscribe("other")
 		w.task("42", "task", "app/hello", "data", "{}")
-		w.run("42")
+		w.task("other", "task", "app/versions", "data", `"one"`)
+		w.run("42", "other")
 		ended := events.until("42", "ended")
+		require.Equal(t, "one", receive(t, "start", v.starts))
 		for _, word := range []string{"stop", "reload", "restart", "junk"} {
 			w.tell("42", word)
 		}
+		w.tell("other", "junk") // a word has no epoch: it is for the run that is there when the runner hears it
+		others.until("other", "control_failed")
 		w.task("42", "state", "WAIT")
 		w.run("42")
 		require.Greater(t, events.until("42", "ended").Epoch, ended.Epoch, "it is not stopped by what was said before")

@@ -11,10 +11,10 @@ import (
 // Timeout makes middleware that bounds each run of a task, as [redtask.TaskOptions.Timeout] does for one name: Init, Start and the middleware
 // further inside. A task that takes longer is told to stop, a [redtask.Stopper] by Stop first, with cause [redtask.ErrTimedOut], and ends
 // in EXCEPTION. The ctx further inside has the deadline, for those who ask. Of several timeouts the shortest counts. It panics, like
-// [redtask.Registry.Register], if d is not positive.
+// [redtask.Registry.Register], if d is less than 1 ms.
 func Timeout(d time.Duration) redtask.Middleware {
-	if d <= 0 {
-		panic(fmt.Errorf("%w: builtin.Timeout(%s): use a positive duration, or leave it out for none", redtask.ErrInvalid, d))
+	if d < time.Millisecond {
+		panic(fmt.Errorf("%w: builtin.Timeout(%s): use at least 1ms; is its unit missing? Leave it out for none", redtask.ErrInvalid, d))
 	}
 	return func(next redtask.Handler) redtask.Handler {
 		return func(ctx context.Context, task redtask.Task) error {

@@ -104,3 +104,39 @@ func TestNobodyOvertakesThoseThatWait(t *testing.T) {
 		require.Equal(t, []string{"held"}, claimed(e.commit("s", 10, nil)))
 	})
 }
+
+// What takes the place of a task in line, or of one that is due later, has its own expiry, from when that one is due, and keeps nothing of
+// what the other start said.
+func TestReplacedExpiry(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		once := `"once":{"key":"u","release":"end"}`
+		start := func(id, rest string) {
+			require.NoError(t, e.startSpecial(id, `{`+once+`}`, withOptions(`{`+once+`}`, rest)))
+		}
+		replace := `,"once":{"key":"u","release":"end","conflict":"replace"}`
+		for _, c := range []struct {
+			first, second string
+			scheduled     bool
+		}{
+			{`,"expires_ms":1000`, `,"expires_ms":60000`, false},
+			{`,"delay_ms":500000,"expires_ms":1000`, `,"expires_ms":60000`, true},
+			{`,"delay_ms":500000`, `,"delay_ms":900000,"expires_ms":60000`, true},
+		} {
+			start("a", replace+c.first)
+			e.set("a", "keep", "1")
+			start("b", replace+c.second)
+			hash := e.hash("a")
+			begins := integer(t, hash["created_at"])
+			if c.scheduled {
+				begins = integer(t, hash["due_at"])
+				require.Equal(t, begins+60_000, integer(t, hash["expires_at"]))
+			}
+			require.InDelta(t, begins+60_000, integer(t, hash["expires_at"]), 10_000)
+			require.NotContains(t, hash, "keep")
+			start("b", replace)
+			require.NotContains(t, e.hash("a"), "expires_at")
+			require.Empty(t, e.hash("b"))
+			require.NoError(t, e.queue.Remove(e.ctx(), "a"))
+		}
+	})
+}

@@ -48,6 +48,7 @@ local function begins(base, now, fault)
   -- A start takes the place of one that has not begun: that one keeps its ID, and for a debounce comes later.
   local function replace(id, state, spec, fields)
     local key = base .. 'task:' .. id
+    redis.call('HDEL', key, 'keep', 'expires_at') -- which not every start has
     for i = 1, #fields, 2 do
       if fields[i] ~= 'nonce' then
         redis.call('HSET', key, fields[i], fields[i + 1])
@@ -60,6 +61,10 @@ local function begins(base, now, fault)
       end
       redis.call('HSET', key, 'due_at', integer(due))
       h.schedule(id, integer(due))
+    end
+    if spec.expires_ms then
+      local begins_at = state == 'SCHEDULED' and tonumber(redis.call('HGET', key, 'due_at') or '') or now
+      redis.call('HSET', key, 'expires_at', integer(begins_at + spec.expires_ms))
     end
     return 'kept:' .. id
   end
