@@ -2,6 +2,7 @@ package store
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -138,5 +139,39 @@ func TestReplacedExpiry(t *testing.T) {
 			require.Empty(t, e.hash("b"))
 			require.NoError(t, e.queue.Remove(e.ctx(), "a"))
 		}
+	})
+}
+
+// Each further start puts a debounced task off, but not beyond the longest time from its first start.
+func TestDebounceIsBounded(t *testing.T) {
+	t.Parallel()
+	e := onMini(t)
+	begin := time.UnixMilli(1_790_000_000_000)
+	start := func(id string, after time.Duration) {
+		e.mini.SetTime(begin.Add(after))
+		once := `"once":{"key":"u","release":"start"}`
+		rest := `,"delay_ms":10000,"most_ms":60000,"once":{"key":"u","release":"start","conflict":"replace"}`
+		require.NoError(t, e.startSpecial(id, `{`+once+`}`, withOptions(`{`+once+`}`, rest)))
+	}
+	for after, due := range map[time.Duration]time.Duration{0: 10 * time.Second, 9 * time.Second: 19 * time.Second, 55 * time.Second: time.Minute} {
+		e.mini.FlushAll()
+		start("d", 0)
+		start("another", after)
+		require.Equal(t, begin.Add(due).UnixMilli(), integer(t, e.hash("d")["due_at"]))
+		require.Equal(t, []string{"d"}, e.zset(e.keys.scheduled))
+	}
+}
+
+// One in line stays there when another start takes its place, whatever that says of its time; it is still the start that it was, for a replay.
+func TestReplacedInLine(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		once := `"once":{"key":"u","release":"end"}`
+		require.NoError(t, e.startSpecial("a", `{`+once+`}`, withOptions(`{`+once+`}`, `,`+once)))
+		replace := `,"delay_ms":60000,"once":{"key":"u","release":"end","conflict":"replace"}`
+		require.NoError(t, e.startSpecial("b", `{`+once+`}`, withOptions(`{`+once+`}`, replace)))
+		require.Equal(t, []string{"a"}, e.line())
+		require.Empty(t, e.zset(e.keys.scheduled))
+		require.NotContains(t, e.hash("a"), "due_at")
+		require.Equal(t, "na", e.hash("a")["nonce"])
 	})
 }
