@@ -82,7 +82,7 @@ func TestCronRace(t *testing.T) {
 		require.NoError(t, e.client(t).Cron().Add(testContext(t), CronEntry{Name: "n", Schedule: "@hourly", Task: "test/tick"}))
 		at := e.due(t, "n", 0)
 		firing := func() *store.Firing {
-			return &store.Firing{Name: "n", Due: at.UnixMilli(), Next: at.Add(time.Hour).UnixMilli(), Overlap: "skip",
+			return &store.Firing{Name: "n", Due: at.UnixMilli(), Next: at.Add(time.Hour).UnixMilli(), Overlap: "skip", Schedule: "@hourly",
 				Task: &store.NewTask{ID: firingID("n", at), Task: "test/tick", Data: "null", Spec: "{}"}}
 		}
 		outcomes := make(chan string, 100)

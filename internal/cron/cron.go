@@ -127,7 +127,7 @@ func (t *Task) enter(ctx context.Context) error {
 func (t *Task) fire(ctx context.Context, seen store.DueEntry, now time.Time) error {
 	hash, err := t.bound.Queue.Entry(ctx, seen.Name)
 	if errors.Is(err, store.ErrMissing) {
-		return t.bound.Queue.RemoveEntry(ctx, seen.Name)
+		return t.bound.Queue.Retime(ctx, seen, 0) // forgets it, if it is not there again
 	}
 	if err != nil && !errors.Is(err, store.ErrWrongType) {
 		return err
@@ -141,14 +141,12 @@ func (t *Task) fire(ctx context.Context, seen store.DueEntry, now time.Time) err
 	}
 	t.options.Logger.ErrorContext(ctx, "an entry of the schedule is bad, and does not fire until it is mended", "queue", t.bound.Queue.Name(),
 		"entry", seen.Name, "error", err)
-	_, err = t.bound.Queue.Suspend(ctx, seen.Name, "error", err.Error())
-	return err
+	return t.bound.Queue.Spoil(ctx, seen, "error", err.Error())
 }
 
 func (t *Task) fireEntry(ctx context.Context, e *entry, seen store.DueEntry, now time.Time) error {
 	if e.paused {
-		_, err := t.bound.Queue.Suspend(ctx, seen.Name, "paused", "1")
-		return err
+		return t.bound.Queue.Spoil(ctx, seen, "paused", "1")
 	}
 	if seen.Due <= 0 || e.timed != "" && e.timed != e.expression {
 		return t.bound.Queue.Retime(ctx, seen, e.schedule.Next(now).UnixMilli())
@@ -183,6 +181,7 @@ func (t *Task) tell(ctx context.Context, e *entry, due time.Time, outcome string
 // entry is one that can fire.
 type entry struct {
 	name, expression, timed   string
+	zone                      string
 	schedule                  *Schedule
 	task, data, options, spec string
 	missed, overlap           string
@@ -191,7 +190,7 @@ type entry struct {
 
 func newEntry(name string, hash map[string]string) (*entry, error) {
 	e := &entry{
-		name: name, expression: hash["schedule"], timed: hash["timed"], task: hash["task"], data: hash["data"], options: hash["options"],
+		name: name, expression: hash["schedule"], zone: hash["zone"], timed: hash["timed"], task: hash["task"], data: hash["data"], options: hash["options"],
 		missed: hash["missed"], overlap: hash["overlap"], paused: hash["paused"] != "", keep: hash["keep"] != "",
 	}
 	var faults []error
@@ -262,7 +261,7 @@ func (e *entry) firing(due, now time.Time, missed int, late time.Duration) (f *s
 			next, more = following, true
 		}
 	}
-	f = &store.Firing{Name: e.name, Due: due.UnixMilli(), Overlap: e.overlap}
+	f = &store.Firing{Name: e.name, Due: due.UnixMilli(), Overlap: e.overlap, Schedule: e.expression, Zone: e.zone}
 	if !next.IsZero() {
 		f.Next = next.UnixMilli()
 	}

@@ -36,7 +36,9 @@ type Firing struct {
 	Due     int64 // as it was seen
 	Next    int64 // 0: never again
 	Overlap string
-	Task    *NewTask // nil: this time is left out
+	// As they were read: an entry that has others by now, or is gone, does not fire.
+	Schedule, Zone string
+	Task           *NewTask // nil: this time is left out
 }
 
 // Fire lets an entry fire, and returns what came of it, as fire.lua tells.
@@ -45,7 +47,7 @@ func (q *Queue) Fire(ctx context.Context, f *Firing) (string, error) {
 	if f.Next > 0 {
 		next = fmt.Sprint(f.Next)
 	}
-	args := []any{q.keys.base, f.Name, f.Due, next, "", f.Overlap, "{}"}
+	args := []any{q.keys.base, f.Name, f.Due, next, "", f.Overlap, "{}", f.Schedule, f.Zone}
 	if t := f.Task; t != nil {
 		args[4], args[6] = t.ID, t.Spec
 		args = append(args, "task", t.Task, "data", t.Data)
@@ -77,6 +79,12 @@ func (q *Queue) Enter(ctx context.Context, name string, next int64, fields map[s
 		return fmt.Errorf("entry %q: %w", name, err)
 	}
 	return nil
+}
+
+// Spoil keeps an entry that is due from firing, as Suspend does, unless it is not due any more as it was seen.
+func (q *Queue) Spoil(ctx context.Context, seen DueEntry, field, value string) error {
+	_, err := q.suspend(ctx, seen.Name, field, value, 0, fmt.Sprint(seen.Due))
+	return err
 }
 
 // Suspend keeps an entry from firing; the field `paused`, or `error`, says why. It returns false if there is no such entry.

@@ -104,7 +104,7 @@ func TestFire(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		fire := func(due, next int64, id, overlap string) string {
 			t.Helper()
-			f := &Firing{Name: "n", Due: due, Next: next, Overlap: overlap}
+			f := &Firing{Name: "n", Due: due, Next: next, Overlap: overlap, Schedule: "@daily"}
 			if id != "" {
 				f.Task = &NewTask{ID: id, Task: "test/a", Data: "1", Spec: "{}"}
 			}
@@ -145,7 +145,7 @@ func TestFire(t *testing.T) {
 
 		e.do("ZADD", e.keys.cron, 10, "n")
 		e.spoil(e.keys.wait)
-		_, err := e.queue.Fire(e.ctx(), &Firing{Name: "n", Due: 10, Next: 11, Overlap: "allow", Task: &NewTask{ID: "n@10", Task: "test/a", Spec: "{}"}})
+		_, err := e.queue.Fire(e.ctx(), &Firing{Name: "n", Due: 10, Next: 11, Overlap: "allow", Schedule: "@daily", Task: &NewTask{ID: "n@10", Task: "test/a", Spec: "{}"}})
 		require.ErrorIs(t, err, ErrWrongType)
 		require.Empty(t, e.hash("n@10"))
 		last("n@8", 8, 10)
@@ -188,5 +188,73 @@ func TestStartAtAPastTime(t *testing.T) {
 		}
 		require.Equal(t, []string{"1", "0"}, e.line())
 		require.Empty(t, e.zset(e.keys.scheduled))
+	})
+}
+
+// An entry whose hash is deleted after a runner has read it does not fire, and does not come back.
+func TestFireOfARemovedEntry(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", 1000, map[string]string{"schedule": "@hourly", "task": "test/a"}))
+		e.do("DEL", e.keys.entry("n"))
+		outcome, err := e.queue.Fire(e.ctx(), &Firing{Name: "n", Due: 1000, Next: 2000, Overlap: "skip", Schedule: "@hourly", Task: &NewTask{ID: "n@1", Task: "test/a", Spec: "{}"}})
+		require.NoError(t, err)
+		require.Equal(t, "other", outcome)
+		require.Empty(t, e.entry("n"))
+	})
+}
+
+// An entry that has got another schedule, whose next time is the same, after a runner has read it, fires by the new one.
+func TestFireOfAChangedEntry(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		now := time.Now().UnixMilli()
+		day, hour := int64(86_400_000), int64(3_600_000)
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", now, map[string]string{"schedule": "@daily", "task": "test/a"}))
+		stale := &Firing{Name: "n", Due: now, Next: now + day, Overlap: "skip", Schedule: "@daily", Task: &NewTask{ID: "n@1", Task: "test/a", Spec: "{}"}}
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", now, map[string]string{"schedule": "@hourly", "task": "test/b"}))
+		outcome, err := e.queue.Fire(e.ctx(), stale)
+		require.NoError(t, err)
+		require.Equal(t, "other", outcome)
+		hash, err := e.queue.Entry(e.ctx(), "n")
+		require.NoError(t, err)
+		require.LessOrEqual(t, integer(t, hash["next_at"]), now+hour, "timed says %s", hash["timed"])
+	})
+}
+
+// A runner found a name without a hash, and somebody adds the entry before it forgets the name.
+func TestEntryIsAddedMeanwhile(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		fields := map[string]string{"schedule": "@hourly", "task": "test/a"}
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", 1000, fields))
+		e.do("DEL", e.keys.entry("n"))
+		_, err := e.queue.Entry(e.ctx(), "n")
+		require.ErrorIs(t, err, ErrMissing) // the runner
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", 5000, fields))
+		require.NoError(t, e.queue.Retime(e.ctx(), DueEntry{Name: "n", Due: 1000}, 0)) // the runner
+		_, err = e.queue.Entry(e.ctx(), "n")
+		require.NoError(t, err)
+	})
+}
+
+// A runner read a bad entry, and somebody mends it before it writes what was wrong.
+func TestEntryIsMendedMeanwhile(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", 1000, map[string]string{"schedule": "@hourly", "task": ""}))
+		due, _, _, err := e.queue.DueEntries(e.ctx(), 10)
+		require.NoError(t, err)
+		require.Len(t, due, 1)
+		next := time.Now().Add(time.Hour).UnixMilli()
+		e.do("HSET", e.keys.entry("n"), "task", "test/a")
+		e.do("ZADD", e.keys.cron, next, "n")
+		require.NoError(t, e.queue.Spoil(e.ctx(), due[0], "error", "no task")) // the runner
+		require.Equal(t, next, e.next("n"))
+	})
+}
+
+// An empty `paused` is none.
+func TestEmptyPaused(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.do("HSET", e.keys.entry("n"), "paused", "")
+		require.NoError(t, e.queue.Enter(e.ctx(), "n", 1000, map[string]string{"schedule": "@hourly", "task": "test/a"}))
+		require.Equal(t, int64(1000), e.next("n"))
 	})
 }

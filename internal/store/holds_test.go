@@ -388,3 +388,79 @@ func TestTasksHeldByALimitThatIsNoMore(t *testing.T) {
 		require.Empty(t, e.zset(e.keys.base+"timers"))
 	})
 }
+
+// leaveAll ends runs, and claims.
+func (e *env) leaveAll(runner string, want int, claims ...Claim) *Result {
+	e.t.Helper()
+	return e.commit(runner, want, func(b *Batch) {
+		for _, c := range claims {
+			b.Leave(c.ID, c.member(), &Leave{State: "ENDED", Event: tail(&c, 1), Holds: true})
+		}
+	})
+}
+
+// Held tasks come in their order, also where a runner has few free slots.
+func TestHeldTasksKeepTheirOrder(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"rate":100,"per_ms":60000}`)
+		e.start(numbered("", 300)...)
+		n := 0
+		for len(e.line()) > 0 {
+			n += len(e.commit("r", 60, nil).Claims)
+		}
+		require.Equal(t, 100, n)
+		e.do("DEL", e.keys.base+rateKey) // the window is over
+		e.lookAt(heldKey)
+		var got []string
+		for range 5 {
+			got = append(got, claimed(e.commit("r", 1, nil))...)
+		}
+		require.Equal(t, numbered("", 105)[100:], got)
+	})
+}
+
+// A stop leaves an ID in line, and a restart brings it there again: the task runs once, and takes no turn when it has run.
+func TestHeldTaskThatIsInLineTwice(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("first", "a", "x", "y", "z")
+		_, err := e.queue.Stop(e.ctx(), "x")
+		require.NoError(t, err)
+		require.NoError(t, e.queue.Restart(e.ctx(), "x", "n"))
+		c := e.commit("r", 5, nil).Claims[0]
+		require.Equal(t, []string{"x"}, e.line())
+		require.Equal(t, []string{"a", "x", "y", "z"}, e.zset(e.keys.base+heldKey))
+		e.registerWithLimits("s", `{"concurrency":1}`)
+		e.do("LMOVE", e.keys.wait, e.keys.inbox("s"), "RIGHT", "LEFT")
+		e.leaveAll("r", 0, c) // brings a
+		var order []string
+		for range 6 {
+			result := e.commit("s", 2, nil)
+			order = append(order, claimed(result)...)
+			if len(result.Claims) == 0 {
+				break
+			}
+			e.leaveAll("s", 0, result.Claims...)
+		}
+		require.ElementsMatch(t, []string{"a", "x", "y", "z"}, order)
+	})
+}
+
+// A task that a deploy gives back comes next, also before those that wait for its place.
+func TestGivenBackAtALimit(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":1}`)
+		e.start("a", "b", "c", "d")
+		c := e.commit("r", 10, nil).Claims[0]
+		e.commit("r", 0, func(b *Batch) {
+			b.Leave(c.ID, c.member(), &Leave{State: "WAIT", Event: tail(&c, 1), Holds: true})
+		})
+		var order []string
+		for range 6 {
+			result := e.commit("r", 10, nil)
+			order = append(order, claimed(result)...)
+			e.leaveAll("r", 0, result.Claims...)
+		}
+		require.Equal(t, []string{"a", "b", "c", "d"}, order)
+	})
+}

@@ -209,3 +209,35 @@ func TestHeldByHand(t *testing.T) {
 }
 
 func claimsOf(claims []Claim) []string { return claimed(&Result{Claims: claims}) }
+
+// A registration lowers a rate: what began under the higher one and is out of the window does not count.
+func TestRateIsLowered(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"rate":10,"per_ms":60000}`)
+		now, err := e.rdb.Time(e.ctx()).Result()
+		require.NoError(t, err)
+		for i := range 200 {
+			age := 70 * time.Second
+			if i >= 195 {
+				age = time.Second
+			}
+			e.do("LPUSH", e.keys.base+rateKey, now.Add(-age).UnixMilli())
+		}
+		e.start("x")
+		require.Equal(t, []string{"x"}, claimed(e.commit("r", 10, nil)))
+	})
+}
+
+// Tasks that have expired do not begin: no rate counts them.
+func TestExpiredTasksUseNoRate(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"rate":2,"per_ms":60000}`)
+		for i := range 2 {
+			e.set(fmt.Sprint("old", i), "task", "test/a", "options", "{}", "expires_at", "1")
+			e.do("LPUSH", e.keys.wait, fmt.Sprint("old", i))
+		}
+		e.start("live")
+		result := e.commit("r", 10, nil)
+		require.Contains(t, claimed(result), "live")
+	})
+}

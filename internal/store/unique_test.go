@@ -175,3 +175,57 @@ func TestReplacedInLine(t *testing.T) {
 		require.Equal(t, "na", e.hash("a")["nonce"])
 	})
 }
+
+func replacing(e *env, id, options string) []NewTask {
+	return []NewTask{{ID: id, Task: "test/a", Data: "2", Options: options, Spec: withOptions(options, `,"once":{"key":"u","release":"end","conflict":"replace"}`)}}
+}
+
+// A task that is replaced by one of another key leaves its order: those behind it go on.
+func TestReplacedWithAnotherOrder(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":9}`)
+		options := func(key string) string {
+			return `{"key":"` + key + `","ordered":true,"once":{"key":"u","release":"end"}}`
+		}
+		_, err := e.queue.Start(e.ctx(), replacing(e, "x", options("a")))
+		require.NoError(t, err)
+		plain := `{"key":"a","ordered":true}`
+		require.NoError(t, e.startSpecial("next of a", plain, withOptions(plain, "")))
+		tasks := replacing(e, "y", options("b"))
+		_, err = e.queue.Start(e.ctx(), tasks)
+		require.NoError(t, err)
+		require.Equal(t, "x", tasks[0].ID, "kept")
+		result := e.commit("r", 10, nil)
+		for _, c := range result.Claims {
+			e.leaveAll("r", 0, c)
+		}
+		result = e.commit("r", 10, nil)
+		require.Contains(t, []string{"RUNNING", "ENDED"}, e.state("next of a"), "x is final; order:a has %v", e.zset(e.keys.base+"order:a"))
+	})
+}
+
+// Two that exchange their keys do not wait for each other.
+func TestReplacedTasksExchangeTheirKeys(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.registerWithLimits("r", `{"concurrency":9}`)
+		task := func(id, key, once string) []NewTask {
+			options := `{"key":"` + key + `","ordered":true,"once":{"key":"` + once + `","release":"end"}}`
+			return []NewTask{{ID: id, Task: "test/a", Options: options, Spec: withOptions(options, `,"once":{"key":"`+once+`","release":"end","conflict":"replace"}`)}}
+		}
+		for _, tasks := range [][]NewTask{task("x", "a", "1"), task("y", "b", "2"), task("n1", "b", "1"), task("n2", "a", "2")} {
+			faults, err := e.queue.Start(e.ctx(), tasks)
+			require.NoError(t, err)
+			require.NoError(t, faults[0])
+		}
+		for range 5 {
+			for _, c := range e.commit("r", 10, nil).Claims {
+				e.leaveAll("r", 0, c)
+			}
+			for _, timer := range e.zset(e.keys.base + "timers") {
+				e.lookAt(timer)
+			}
+		}
+		require.Equal(t, "ENDED", e.state("x"))
+		require.Equal(t, "ENDED", e.state("y"))
+	})
+}

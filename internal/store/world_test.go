@@ -49,7 +49,7 @@ var calls = map[string]func(ctx context.Context, e *env) error{
 	},
 	"fire": func(ctx context.Context, e *env) error {
 		task := &NewTask{ID: "due@1000", Task: "test/a", Data: "1", Spec: "{}"}
-		_, err := e.queue.Fire(ctx, &Firing{Name: "due", Due: 1000, Next: 2000, Overlap: "replace", Task: task})
+		_, err := e.queue.Fire(ctx, &Firing{Name: "due", Due: 1000, Next: 2000, Overlap: "replace", Schedule: "@daily", Task: task})
 		return err
 	},
 	"restart final": func(ctx context.Context, e *env) error { return e.queue.Restart(ctx, "end1", "n2") },

@@ -49,10 +49,14 @@ local function begins(base, now, fault)
   local function replace(id, state, spec, fields)
     local key = base .. 'task:' .. id
     redis.call('HDEL', key, 'keep', 'expires_at') -- which not every start has
+    local moved = h.leave_order(id, h.options(redis.call('HGET', key, 'options')), spec.options)
     for i = 1, #fields, 2 do
       if fields[i] ~= 'nonce' then
         redis.call('HSET', key, fields[i], fields[i + 1])
       end
+    end
+    if moved and state == 'WAIT' then
+      h.enqueue(id, spec.options) -- perhaps it was in no line; a second ID there is dropped
     end
     if state == 'SCHEDULED' and (spec.at or spec.delay_ms) then
       local due = spec.at or now + spec.delay_ms

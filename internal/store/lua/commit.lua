@@ -321,7 +321,7 @@ local function rarely()
     local final = not failed(found) and FINAL[found[3]]
     if final or op == 'WAIT' or op == 'SCHEDULED' or FINAL[op] then
       local options = on_holds('options', found[2])
-      local _, fault = on_holds('leave', id, found[1] or '', options, final)
+      local _, fault = on_holds('leave', id, found[1] or '', options, final, found[3] == 'RUNNING')
       if fault then
         faults[#faults + 1] = fault
       end
@@ -436,8 +436,9 @@ end
 local function admit(id, key, name, json, restarts, number, began)
   local found = redis.call('HMGET', key, 'place', 'expires_at', 'held_by')
   local options = on_holds('options', json)
-  local good, at = on_holds('admit', id, name, options, limits and limits[name], found[1], found[3])
-  local refusal = ''
+  local refusal = not began and tonumber(found[2] or '') and tonumber(found[2]) < tonumber(now) and 'expired' or ''
+  local bounds = refusal == '' and limits and limits[name] -- what does not begin counts for no limit
+  local good, at = on_holds('admit', id, name, options, bounds, found[1], found[3])
   if good == nil then
     if not string.find(at, 'WRONGTYPE', 1, true) then
       faults[#faults + 1] = at
@@ -445,8 +446,6 @@ local function admit(id, key, name, json, restarts, number, began)
     end
     refusal = at -- it ends where someone will see it
     good, at = true, nil
-  elseif not began and tonumber(found[2] or '') and tonumber(found[2]) < tonumber(now) then
-    refusal = 'expired'
   end
   late.due = at and (not late.due or at < late.due) and at or late.due
   if good and (json or restarts or refusal ~= '') then

@@ -29,13 +29,13 @@ local moved = old.error or not redis.call('ZSCORE', entries, name)
 for i = 4, #ARGV, 2 do
   moved = moved or times[ARGV[i]] and ARGV[i + 1] ~= (old[ARGV[i]] or '')
 end
-if moved and not old.paused then
+if moved and (old.paused or '') == '' then
   changed = true
   redis.call('HDEL', entry, 'error')
   redis.call('HSET', entry, 'next_at', following, 'timed', redis.call('HGET', entry, 'schedule'))
   redis.call('ZADD', entries, following, name)
 end
-if old.paused then
+if (old.paused or '') ~= '' then
   redis.call('ZADD', entries, NEVER, name)
 end
 if changed then

@@ -3,16 +3,18 @@
 --
 -- KEYS[1] cron  [2] cron:NAME  [3] wait  [4] room
 -- ARGV[1] base, `P:{Q}:`  [2] name  [3] when it is due, as it was seen  [4] when it fires next, ms; '' never again
--- ARGV[5] ID of the task; '' if this time is to be left out  [6] overlap: allow, skip or replace  [7] what begins.lua reads  then field, value, ...
+-- ARGV[5] ID of the task; '' if this time is to be left out  [6] overlap: allow, skip or replace  [7] what begins.lua reads
+-- ARGV[8] schedule  [9] zone: as they were read  then field, value, ...
 --
 -- Returns {outcome, ID}: `started`, `other` (somebody else let it fire), `overlap` (the last one is not final), `left out`, `exists` (the ID
 -- is in use), or what begins.lua says that is no start.
 local entries, entry, wait = KEYS[1], KEYS[2], KEYS[3]
-local base, name, seen, following, id, overlap, json = unpack(ARGV)
+local base, name, seen, following, id, overlap, json, schedule, zone = unpack(ARGV)
 
 make_room() -- a full Redis must not refuse the task and take the next time
 local score = decimal(redis.call('ZSCORE', entries, name))
-if not score or score ~= tonumber(seen) then
+if not score or score ~= tonumber(seen) or redis.call('HGET', entry, 'schedule') ~= schedule or
+  (redis.call('HGET', entry, 'zone') or '') ~= zone then
   return { 'other', '' }
 end
 redis.call('LLEN', wait) -- of another type it must not be found to be only when the task is written
@@ -40,7 +42,7 @@ local function start(last)
     end
     stop_task(base, last, nil, base .. 'scheduled', base .. 'epoch')
   end
-  local answer, plain = begins(base, now, fault)(id, json, { unpack(ARGV, 8) })
+  local answer, plain = begins(base, now, fault)(id, json, { unpack(ARGV, 10) })
   if plain then
     redis.call('LPUSH', wait, plain)
   end

@@ -149,9 +149,9 @@ local function holds(base, now)
   -- How many more tasks may begin under a rate now, at most MOST; and if none, when the next one may.
   local function rest(bound)
     local starts = base .. 'rate:' .. bound.name
-    local known = redis.call('LLEN', starts)
+    local known = math.min(redis.call('LLEN', starts), bound.rate) -- a higher rate may have left more
     local free = bound.rate - known
-    for _, at in ipairs(redis.call('LRANGE', starts, -MOST, -1)) do
+    for _, at in ipairs(redis.call('LRANGE', starts, math.max(0, known - MOST), known - 1)) do
       if now - at >= bound.per then
         free = free + 1
       end
@@ -215,12 +215,23 @@ local function holds(base, now)
     later[held] = { bound = { name = held }, more = MOST }
   end
 
-  -- Brings those forward that may run beside a task that just began. Under a rate that is used up, returns when the next one may.
+  -- Whether one that a limit brought forward is next in a line.
+  local function is_next(limit)
+    for _, line in ipairs({ wait, LINES.high, LINES.low }) do
+      local id = redis.call('LINDEX', line, -1)
+      if id and read(id, 'held_by')[1] == limit then
+        return true
+      end
+    end
+  end
+
+  -- Brings those forward that may run beside a task that just began, but not in front of one that was brought before. Under a rate that is
+  -- used up, returns when the next one may.
   function h.follow()
     local due
     for name, task in pairs(later) do
       local bound = task.bound
-      if task.more > 0 then
+      if task.more > 0 and not is_next(name) then
         bring(name, task.more)
       end
       if bound.rate and redis.call('EXISTS', base .. 'held:' .. name) == 1 then
@@ -267,6 +278,7 @@ local function holds(base, now)
       end
     end
     if place then
+      redis.call('ZREM', base .. 'held:' .. (held or ''), id) -- it may be in line twice
       redis.call('HDEL', key_of(id), 'place', 'held_by')
       pass_turn(held, list)
     end
@@ -300,6 +312,16 @@ local function holds(base, now)
     end
   end
 
+  -- Options of a task that waits change: it does not stay in an order that it is not in any more. Returns whether it has left one.
+  function h.leave_order(id, old, new)
+    local key = old.ordered == true and text(old.key)
+    if not key or (new.ordered == true and text(new.key) == key) then
+      return false
+    end
+    pass_on(id, key)
+    return true
+  end
+
   -- A task leaves the place where it waits for a limit. It may have been brought forward in the place of another one.
   function h.step_back(id)
     local held = redis.call('HGET', key_of(id), 'held_by')
@@ -310,11 +332,15 @@ local function holds(base, now)
     end
   end
 
-  -- A run of the task has ended, or the task has left the line: others may have its places. `final`: the task itself is over.
-  function h.leave(id, name, options, final)
+  -- A run of the task has ended, or the task has left the line: others may have its places. `final`: the task itself is over; `again`: it is
+  -- next in line, and comes before those that have waited for its place since it began.
+  function h.leave(id, name, options, final, again)
     for _, limit in ipairs(limits_of(name, options)) do
       if redis.call('SREM', base .. 'limit:' .. limit, id) == 1 then
         bring(limit, 1)
+        if again then
+          redis.call('HSET', key_of(id), 'held_by', limit, 'place', redis.call('HGET', key_of(id), 'epoch'))
+        end
       end
     end
     if not final then

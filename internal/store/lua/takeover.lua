@@ -72,10 +72,10 @@ local function recover(id, member_epoch)
   if failed(found) or found[2] ~= 'RUNNING' or found[3] ~= member_epoch then
     return -- removed, replaced, or already elsewhere: this member owns nothing
   end
-  local task = found[1]
-  local function leave(final)
+  local task, recoveries = found[1], tonumber(found[5]) or 0
+  local function leave(final) -- with a first recovery it is next in line
     local h = holds(base, now)
-    h.safely('leave', id, task or '', h.options(found[9]), final)
+    h.safely('leave', id, task or '', h.options(found[9]), final, not final and recoveries == 1)
   end
   if found[8] then
     redis.call('DEL', key)
@@ -88,7 +88,6 @@ local function recover(id, member_epoch)
     done.stopped = done.stopped + 1
     return
   end
-  local recoveries = tonumber(found[5]) or 0
   if renewed - (tonumber(found[6]) or 0) >= stable then
     recoveries = 0
   end
