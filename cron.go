@@ -73,7 +73,7 @@ type CronRecord struct {
 	NextAt   time.Time       `json:"next_at,omitzero"`   // zero while it is paused or bad
 	LastAt   time.Time       `json:"last_at,omitzero"`   // the time that it was due, not when the task ran
 	LastID   string          `json:"last_id,omitempty"`  // of the task that was started then
-	Error    string          `json:"error,omitempty"`    // what is wrong with it: it does not fire until it is mended
+	Error    string          `json:"error,omitempty"`    // what is wrong with it: it does not fire until it is mended, or what it starts ends in EXCEPTION
 }
 
 // Cron is the schedule of a queue. Its methods may be called from any goroutine.
@@ -187,13 +187,17 @@ func (c *Cron) read(ctx context.Context, name string) (map[string]string, error)
 }
 
 func newCronRecord(queue, name string, h map[string]string) *CronRecord {
-	options, _ := parseOptions(cmp.Or(h["options"], "{}"))
+	options, err := parseOptions(cmp.Or(h["options"], "{}"))
+	fault := h["error"]
+	if fault == "" && err != nil {
+		fault = err.Error()
+	}
 	start := options.startOptions()
 	start.Keep, start.Expiry = h["keep"] != "", ms(parseInt(h["expires_ms"]))
 	return &CronRecord{
 		Name: name, Queue: queue, Schedule: h["schedule"], Zone: h["zone"], Task: h["task"], Data: raw(h["data"]), Options: start,
 		Missed: cmp.Or(Missed(h["missed"]), MissedOnce), Overlap: cmp.Or(Overlap(h["overlap"]), OverlapSkip), Paused: h["paused"] != "", Declared: h["declared"] != "", NextAt: millis(h["next_at"]),
-		LastAt: millis(h["last_at"]), LastID: h["last_id"], Error: h["error"],
+		LastAt: millis(h["last_at"]), LastID: h["last_id"], Error: fault,
 	}
 }
 

@@ -289,7 +289,7 @@ func TestWireCron(t *testing.T) {
 		}
 		bf, err := c.Get(ctx, "bad fields")
 		require.NoError(t, err)
-		for _, want := range []string{`zone "Mars"`, "data is not JSON", `missed is "some"`, `overlap is "no"`, "options are not JSON"} {
+		for _, want := range []string{`zone "Mars"`, "data is not JSON", `missed is "some"`, `overlap is "no"`, "options are no JSON object"} {
 			require.Contains(t, bf.Error, want, "all faults at once")
 		}
 		e.do(t, "HSET", e.key("cron:no task"), "task", "test/tick", "schedule", "@every 1s")
@@ -338,4 +338,27 @@ func TestCronLogsWithItsRunner(t *testing.T) {
 		e.runner(t, ticks(newBlocker(), make(chan *Run, 1)), func(o *RunnerOptions) { o.Locals = defaultLocals() })
 		eventually(t, "it is told", func() bool { return e.log.has("an entry of the schedule is bad") })
 	})
+}
+
+// A key of the wrong type in the place of a declared entry keeps no other one from firing.
+func TestCronBesideABrokenKey(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		ran := make(chan *Run, 100)
+		e.do(t, "SET", e.key("cron:bad"), "x")
+		e.runner(t, ticks(newBlocker(), ran), func(o *RunnerOptions) {
+			onlyCron(o)
+			for _, name := range []string{"bad", "good"} {
+				o.Cron = append(o.Cron, CronEntry{Name: name, Schedule: "@every 1s", Task: "test/tick"})
+			}
+		})
+		require.True(t, strings.HasPrefix(receive(t, "a run", ran).ID(), "good@"))
+	})
+}
+
+// What the options of an entry say wrongly is told before its tasks end by it.
+func TestCronRecordTellsBadOptions(t *testing.T) {
+	t.Parallel()
+	require.Contains(t, newCronRecord("q", "n", map[string]string{"options": `{"priority":"urgent"}`}).Error, "urgent")
+	require.Equal(t, "bad", newCronRecord("q", "n", map[string]string{"options": `{"priority":"urgent"}`, "error": "bad"}).Error)
+	require.Empty(t, newCronRecord("q", "n", map[string]string{"options": `{"priority":"low"}`}).Error)
 }

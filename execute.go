@@ -232,7 +232,7 @@ func (e *engine) outcome(r *Run, told, err error) *store.Leave {
 	case errors.Is(err, ErrDone) && told != nil:
 		return r.final(StateEnded, nil)
 	case asTold(told, err):
-		return e.obeyed(r, told)
+		return e.obeyed(r, told, err)
 	case err == nil || errors.Is(err, ErrDone):
 		return e.conclude(r, StateEnded, nil)
 	case err == errUnknownName:
@@ -246,12 +246,15 @@ func (e *engine) outcome(r *Run, told, err error) *store.Leave {
 	}
 }
 
-func (e *engine) obeyed(r *Run, told error) *store.Leave {
+func (e *engine) obeyed(r *Run, told, err error) *store.Leave {
 	switch told {
 	case ErrStopped:
 		return r.final(StateStopped, nil)
 	case ErrTimedOut, ErrDeadline:
-		return e.exception(r, r.overtime(told, nil))
+		if _, asked := errors.AsType[*askedRetry](err); !asked { // else it says whether it runs again
+			err = nil
+		}
+		return e.exception(r, r.overtime(told, err))
 	case ErrLeaseLost:
 		return r.back("lease lost", r.uncountedAttempt())
 	case ErrReloaded:

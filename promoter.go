@@ -44,7 +44,7 @@ func (p *promoter) Serve(ctx context.Context) {
 			next = p.promote(ctx)
 		}
 		if next != 0 {
-			timer.Reset(time.Duration(max(1, next-p.engine.now())) * time.Millisecond)
+			timer.Reset(ms(max(1, next-p.engine.now())))
 		}
 	}
 }

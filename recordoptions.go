@@ -1,10 +1,10 @@
 package redtask
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
@@ -59,7 +59,11 @@ func (o *backoffOptions) backoff() (Backoff, time.Duration) {
 	return b, ms(o.MaxMS)
 }
 
-func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+// ms is the longest Duration, of 292 years, for more than that.
+func ms(n int64) time.Duration {
+	const most = math.MaxInt64 / int64(time.Millisecond)
+	return time.Duration(max(-most, min(n, most))) * time.Millisecond
+}
 
 func (r *Retry) options() *retryOptions {
 	if r == nil {
@@ -100,7 +104,7 @@ func (o *superviseOptions) policy() *Supervise {
 // this version does not know are left to later ones.
 func parseOptions(text string) (*recordOptions, error) {
 	o := &recordOptions{}
-	if err := json.NewDecoder(bytes.NewReader([]byte(text))).Decode(o); err != nil {
+	if err := json.Unmarshal([]byte(text), o); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			err = fmt.Errorf("field %q cannot be of the JSON type %s (the field \"\" is all of them, an object)", wrong.Field, wrong.Value)
 		}

@@ -191,7 +191,7 @@ func (r *Run) next(state State, err error) next {
 	switch {
 	case asked != nil && !asked.again:
 		return end
-	case r.supervise != nil:
+	case r.supervise != nil && r.supervise.Restart != RestartNever:
 		return r.restarted(end, asked)
 	case err == nil:
 		return end

@@ -1,6 +1,7 @@
 package redtask
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -77,13 +78,13 @@ func (s *Supervise) faults(where string) []error {
 // no two runners count at once.
 func (r *Run) restarted(end next, asked *askedRetry) next {
 	policy := r.supervise
-	if policy.Restart == RestartNever || policy.Restart == RestartOnFailure && end.state == StateEnded {
+	if policy.Restart == RestartOnFailure && end.state == StateEnded {
 		return end
 	}
 	now := r.engine.now()
 	recent := r.recentRestarts(now)
 	if len(recent) >= policy.MaxRestarts {
-		end.state, end.err = StateException, fmt.Errorf("restarted %d times within %s, which is the limit: given up; %s",
+		end.state, end.err = StateException, fmt.Errorf("restarted %d times within %s, which is the limit: given up; %w",
 			len(recent), policy.Within, lastEnd(end))
 		return end
 	}
@@ -106,9 +107,9 @@ func (r *Run) recentRestarts(now int64) []string {
 	return recent
 }
 
-func lastEnd(end next) string {
+func lastEnd(end next) error {
 	if end.err == nil {
-		return "each time it just returned"
+		return errors.New("each time it just returned")
 	}
-	return "the last error: " + end.err.Error()
+	return fmt.Errorf("the last error: %w", end.err)
 }

@@ -2,6 +2,7 @@ package redtask
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -103,7 +104,7 @@ func TestWhatIsSupervised(t *testing.T) {
 		"too many":           {Supervise{MaxRestarts: 2}, at(time.Minute, time.Second), 0, StateEnded, nil, false, 0},
 		"junk":               {Supervise{MaxRestarts: 2}, "x y z", 0, StateEnded, nil, true, 1},
 	} {
-		r := &Run{engine: &engine{}, terms: &terms{supervise: c.policy.withDefaults(), restarts: c.restarts}, born: time.Now().Add(-c.age)}
+		r := &Run{engine: &engine{}, attempt: 1, terms: &terms{supervise: c.policy.withDefaults(), restarts: c.restarts}, born: time.Now().Add(-c.age)}
 		got := r.next(c.state, c.err)
 		require.Equal(t, c.again, got.again, name)
 		if c.again {
@@ -171,4 +172,36 @@ func TestRestartsOfLate(t *testing.T) {
 			require.Equal(t, strconv.FormatInt(now, 10), kept[want-1])
 		}
 	})
+}
+
+// A task that is given up has the stack of the panic that it ended with, for its record and for the handlers.
+func TestGivenUpAfterAPanic(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.RegisterWith("test/panic", Func(func(context.Context, any) error { panic("oh") }),
+			TaskOptions{Supervise: &Supervise{MaxRestarts: 1, Backoff: Constant(time.Millisecond)}})
+		seen := make(chan error, 10)
+		e.runner(t, registry, func(o *RunnerOptions) {
+			o.OnException = []ExceptionHandler{func(_ context.Context, _ *Run, err error) { seen <- err }}
+		})
+		client := e.client(t)
+		record := wait(t, client, start(t, client, "test/panic", nil))
+		require.Contains(t, record.Error, "given up; the last error: panic: oh")
+		require.Contains(t, record.Stack, "supervise_test.go")
+		for range 2 {
+			_, ok := errors.AsType[*PanicError](receive(t, "an exception", seen))
+			require.True(t, ok)
+		}
+	})
+}
+
+// RestartNever is as if the task were not supervised: it may still ask to run again.
+func TestRestartNeverMayAsk(t *testing.T) {
+	t.Parallel()
+	r := &Run{engine: &engine{}, terms: &terms{supervise: (&Supervise{Restart: RestartNever}).withDefaults()}, attempt: 1, born: time.Now()}
+	require.False(t, r.next(StateException, errSurprise).again)
+	require.False(t, r.next(StateEnded, nil).again)
+	asked := r.next(StateException, RetryAfter(errSurprise, time.Minute))
+	require.True(t, asked.again)
+	require.Equal(t, time.Minute, asked.delay)
 }

@@ -31,7 +31,9 @@ func (r *Run) limitTime() (stop func()) {
 	if cause == ErrTimedOut && wait == 0 {
 		return func() {}
 	}
-	r.ends.Store(time.Now().Add(wait).UnixNano())
+	if ends := time.Now().Add(wait).UnixNano(); ends > 0 { // beyond the year 2262 there is no saying
+		r.ends.Store(ends)
+	}
 	timer := time.AfterFunc(wait, func() { r.tell(cause) })
 	return func() { timer.Stop() }
 }

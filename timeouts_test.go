@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -251,6 +252,7 @@ func TestBadOptionsFromOutside(t *testing.T) {
 		for name, c := range map[string]struct{ options, want string }{
 			"no JSON":       {`{"a`, "options are not what they should be"},
 			"both":          {`{"retry":{"attempts":3},"supervise":{}}`, "both retry and supervise"},
+			"more behind":   {`{"key":"k"} junk`, "options are not what they should be"},
 			"list":          {`[]`, `field "" cannot be of the JSON type array`},
 			"text":          {`x`, "options are not what they should be"},
 			"empty key":     {`{"ordered":true}`, "Ordered without a Key"},
@@ -303,5 +305,58 @@ func TestHeaders(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"trace": "t1", "tenant": "a", "over": "parent"}, wait(t, client, id).Headers)
 		require.Equal(t, map[string]string{"trace": "t2", "tenant": "a", "own": "1", "over": "child"}, receive(t, "child", seen))
+	})
+}
+
+// A deadline and a timeout that are further away than a Duration can tell end nothing.
+func TestFarDeadlines(t *testing.T) {
+	require.Positive(t, ms(math.MaxInt64))
+	require.Negative(t, ms(math.MinInt64))
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		registry.Register("test/far", Func(func(ctx context.Context, _ any) error {
+			if at, ok := ctx.Deadline(); ok && at.Before(time.Now()) {
+				return fmt.Errorf("the deadline of ctx is %s", at)
+			}
+			return ctx.Err()
+		}))
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		for _, year := range []int{2200, 2290, 2400, 9999} {
+			for _, o := range []StartOptions{{Deadline: time.Date(year, 12, 31, 0, 0, 0, 0, time.UTC)}, {Timeout: math.MaxInt64}} {
+				id, err := client.StartWith(testContext(t), "test/far", nil, o)
+				require.NoError(t, err)
+				record := wait(t, client, id)
+				require.Equal(t, StateEnded, record.State, record.Error)
+			}
+		}
+	})
+}
+
+// What a task that ran out of time says of its next run holds, also around the error of its ctx.
+func TestTimedOutTaskDecides(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		registry := NewRegistry()
+		runs := make(chan string, 100)
+		add := func(name string, end func(err error) error) {
+			registry.RegisterWith(name, Func(func(ctx context.Context, _ any) error {
+				runs <- name
+				<-ctx.Done()
+				return end(ctx.Err())
+			}), TaskOptions{Timeout: 5 * time.Millisecond, Retry: &Retry{Attempts: 3, Backoff: Constant(time.Millisecond)}})
+		}
+		add("test/never", NoRetry)
+		add("test/later", func(err error) error { return RetryAfter(err, time.Hour) })
+		e.runner(t, registry, nil)
+		client := e.client(t)
+		record := wait(t, client, start(t, client, "test/never", nil))
+		require.Equal(t, StateException, record.State)
+		require.Contains(t, record.Error, "ran longer than its timeout of 5ms")
+		require.Len(t, runs, 1)
+		id := start(t, client, "test/later", nil)
+		eventually(t, "it runs later", func() bool { return e.rdb.HGet(t.Context(), e.key("task:"+id), "state").Val() == "SCHEDULED" })
+		record, err := client.Get(testContext(t), id)
+		require.NoError(t, err)
+		require.Greater(t, time.Until(record.DueAt), 50*time.Minute)
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/redtask/redtask"
 )
 
-// Now is the time by the clock of Redis, which delays, retries, schedules, rates, expiries and deadlines go by.
+// Now is the time by the clock of Redis, which delays, retries, schedules, rates, expiries and, until a run begins, deadlines go by.
 func (h *Harness) Now() time.Time {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), h.patience())

@@ -36,7 +36,7 @@
 // # Time
 //
 // With [Options.Clock] a test has a clock of its own, which stands still until [Harness.Advance] moves it. Delays, retries, schedules, rates,
-// expiries, deadlines and unique keys go by it; [Harness.Finish] takes a task through all its retries in no time:
+// expiries, unique keys and, until a run begins, deadlines go by it; [Harness.Finish] takes a task through all its retries in no time:
 //
 //	h := redtasktest.NewWith(t, registry, redtasktest.Options{Clock: time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)})
 //	id, err := h.Client.StartWith(t.Context(), "app/remind", mail, redtask.StartOptions{In: 24 * time.Hour})

@@ -177,6 +177,9 @@ type Result struct {
 // RequireRetries fails the test unless the task's policy, [redtask.Retry] or [redtask.Supervise], made it run again so many times.
 func (r *Result) RequireRetries(n int) *Result {
 	r.t.Helper()
+	if r.Record == nil {
+		r.t.Fatalf("redtasktest: the task was removed, not retried %d times%s", n, r.Events.listing())
+	}
 	found := 0
 	for _, event := range r.Events {
 		var data struct{ Reason string }

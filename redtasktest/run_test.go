@@ -80,6 +80,7 @@ func TestWatchAndCollect(t *testing.T) {
 		require.Nil(t, gone.Record)
 		require.Equal(t, "removed", gone.Events[len(gone.Events)-1].Name)
 		fails(t, func(t testing.TB) { gone.t = t; gone.RequireState(redtask.StateEnded) }, "the task was removed, not ENDED", "tick 2")
+		fails(t, func(t testing.TB) { gone.t = t; gone.RequireRetries(2) }, "the task was removed, not retried 2 times", "tick 2")
 		fails(t, func(t testing.TB) { gone.t = t; Output[string](gone) }, "the task has no output")
 	})
 }

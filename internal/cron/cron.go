@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redtask/redtask/internal/store"
@@ -82,13 +83,11 @@ func (t *Task) Start(ctx context.Context) error {
 
 // look lets fire what is due, and returns when to look again.
 func (t *Task) look(ctx context.Context) (time.Duration, error) {
-	if err := t.enter(ctx); err != nil {
-		return time.Second, err
-	}
+	unwritten := t.enter(ctx) // what else is due fires all the same
 	for {
 		due, next, now, err := t.bound.Queue.DueEntries(ctx, batch)
 		if err != nil {
-			return time.Second, err
+			return time.Second, errors.Join(unwritten, err)
 		}
 		var faults []error
 		for _, entry := range due {
@@ -96,13 +95,20 @@ func (t *Task) look(ctx context.Context) (time.Duration, error) {
 		}
 		switch err := errors.Join(faults...); {
 		case err != nil:
-			return time.Second, err
+			return time.Second, errors.Join(unwritten, err)
+		case len(due) == 0 && unwritten != nil:
+			return time.Second, unwritten
 		case len(due) == 0 && next == 0:
 			return t.options.Interval, nil
 		case len(due) == 0:
-			return min(t.options.Interval, max(time.Millisecond, time.Duration(next-now)*time.Millisecond)), nil
+			return t.until(next - now), nil
 		}
 	}
+}
+
+// until is how long to wait for what is due in some ms, which may be more than a Duration holds: what is paused is never due.
+func (t *Task) until(ms int64) time.Duration {
+	return time.Duration(min(t.options.Interval.Milliseconds(), max(1, ms))) * time.Millisecond
 }
 
 // enter writes what the runner declares.
@@ -114,13 +120,13 @@ func (t *Task) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var faults []error
 	for _, entry := range t.bound.Entries {
-		if err := t.bound.Queue.Enter(ctx, entry.Name, entry.Next(now).UnixMilli(), entry.Fields); err != nil {
-			return err
-		}
+		faults = append(faults, t.bound.Queue.Enter(ctx, entry.Name, entry.Next(now).UnixMilli(), entry.Fields))
 	}
-	t.entered = true
-	return nil
+	err = errors.Join(faults...)
+	t.entered = err == nil
+	return err
 }
 
 // fire deals with one entry that is due. What is wrong with it is written to it, and does not come back until somebody mends it.
@@ -234,8 +240,8 @@ func newSpec(options, expires string) (string, error) {
 	spec := map[string]any{}
 	var faults []error
 	if options != "" {
-		if !json.Valid([]byte(options)) {
-			faults = append(faults, fmt.Errorf("options are not JSON: %.80s", options))
+		if !json.Valid([]byte(options)) || !strings.HasPrefix(strings.TrimSpace(options), "{") {
+			faults = append(faults, fmt.Errorf("options are no JSON object: %.80s", options))
 		}
 		spec["options"] = json.RawMessage(options)
 	}

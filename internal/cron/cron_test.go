@@ -67,3 +67,14 @@ func TestTaskOfAnEntry(t *testing.T) {
 	require.JSONEq(t, `{"options":{"key":"k"}}`, task.Spec)
 	require.JSONEq(t, `{"key":"k"}`, task.Options)
 }
+
+// What is due in years does not overflow, and what is paused is looked at no more often than all else.
+func TestUntil(t *testing.T) {
+	t.Parallel()
+	task := New(Options{})
+	for ms, want := range map[int64]time.Duration{
+		-5: time.Millisecond, 0: time.Millisecond, 1: time.Millisecond, 9999: 9999 * time.Millisecond, 10_001: 10 * time.Second, 253_402_300_799_000: 10 * time.Second,
+	} {
+		require.Equal(t, want, task.until(ms), ms)
+	}
+}

@@ -92,9 +92,7 @@ func (s *Schedule) Next(after time.Time) time.Time {
 	case s.every > 0:
 		return after.Add(s.every)
 	case s.everyHour():
-		local := *s.spec
-		local.Location = s.location
-		return local.Next(after.In(s.location))
+		return s.nextAsTimePasses(after)
 	}
 	return s.nextOnTheWall(after)
 }
@@ -115,11 +113,41 @@ func (s *Schedule) After(due, now time.Time) time.Time {
 func (s *Schedule) everyHour() bool { return bits.OnesCount64(s.spec.Hour&(1<<24-1)) == 24 }
 
 func (s *Schedule) nextOnTheWall(after time.Time) time.Time {
-	for wall := s.wall(after); ; {
+	_, behind := after.Add(-24 * time.Hour).In(s.location).Zone()
+	first := s.nextFrom(s.wall(after), after)
+	earlier := s.nextFrom(after.UTC().Add(time.Duration(behind)*time.Second), after)
+	if first.IsZero() || !earlier.IsZero() && earlier.Before(first) {
+		return earlier
+	}
+	return first
+}
+
+func (s *Schedule) nextFrom(wall, after time.Time) time.Time {
+	for {
 		if wall = s.spec.Next(wall); wall.IsZero() {
 			return wall
 		}
 		if at := s.instant(wall); at.After(after) {
+			return at
+		}
+	}
+}
+
+// nextAsTimePasses looks from one change of the clocks to the next: in between the wall goes as time does.
+func (s *Schedule) nextAsTimePasses(after time.Time) time.Time {
+	wall := s.wall(after)
+	for at := after; ; {
+		next := s.spec.Next(wall)
+		if next.IsZero() {
+			return next
+		}
+		found := at.Add(next.Sub(wall))
+		_, end := at.In(s.location).ZoneBounds()
+		if end.IsZero() || found.Before(end) {
+			return found
+		}
+		at, wall = end, s.wall(end)
+		if s.spec.Next(wall.Add(-time.Second)).Equal(wall) {
 			return at
 		}
 	}

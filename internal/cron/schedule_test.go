@@ -33,6 +33,9 @@ func TestDaylightSaving(t *testing.T) {
 		"every other hour goes by the wall, forward": {"0 */2 * * *", "2026-03-29T00:30:00+01:00", []string{
 			"2026-03-29T03:00:00+02:00", "2026-03-29T04:00:00+02:00",
 		}},
+		"two times that are skipped come an hour later": {"0,30 2 * * *", "2026-03-28T12:00:00+01:00", []string{
+			"2026-03-29T03:00:00+02:00", "2026-03-29T03:30:00+02:00", "2026-03-30T02:00:00+02:00",
+		}},
 		"midnight is there on both days": {"@daily", "2026-10-25T00:00:00+02:00", []string{"2026-10-26T00:00:00+01:00"}},
 		"@every knows no zone":           {"@every 1h", "2026-10-25T01:30:00+02:00", []string{"2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"}},
 	} {
@@ -47,11 +50,12 @@ func TestDaylightSaving(t *testing.T) {
 	}
 }
 
-// Lord Howe Island shifts by half an hour, and Apia had no 30 December 2011.
+// Lord Howe Island shifts by half an hour, Cairo at midnight, and Apia had no 30 December 2011.
 func TestOddZones(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ schedule, zone, after, want string }{
 		{"15 2 * * *", "Australia/Lord_Howe", "2026-10-03T12:00:00+10:30", "2026-10-04T02:45:00+11:00"},
+		{"0 * * * 5", "Africa/Cairo", "2026-04-23T23:30:00+02:00", "2026-04-24T01:00:00+03:00"},
 		{"0 12 * * *", "Pacific/Apia", "2011-12-29T13:00:00-10:00", "2011-12-31T12:00:00+14:00"},
 		{"0 0 29 2 *", "", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"},
 	} {

@@ -258,3 +258,24 @@ func TestEmptyPaused(t *testing.T) {
 		require.Equal(t, int64(1000), e.next("n"))
 	})
 }
+
+// A time that somebody wrote by hand, and that is no number of milliseconds, is dealt with as any other, once.
+func TestOddTimes(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		for score, want := range map[string]int64{"1.5": 1, "-5.5": 0, "-inf": 0} {
+			e.enter(1000, map[string]string{"schedule": "@daily", "task": "test/a"})
+			e.do("ZADD", e.keys.cron, score, "n")
+			due, _, _, err := e.queue.DueEntries(e.ctx(), 10)
+			require.NoError(t, err)
+			require.Equal(t, []DueEntry{{Name: "n", Due: want}}, due, score)
+			require.NoError(t, e.queue.Retime(e.ctx(), due[0], 2000))
+			require.Equal(t, int64(2000), e.next("n"), score)
+			e.do("ZADD", e.keys.cron, score, "n")
+			outcome, err := e.queue.Fire(e.ctx(), &Firing{Name: "n", Due: want, Next: 3000, Schedule: "@daily", Overlap: "skip"})
+			require.NoError(t, err)
+			require.Equal(t, "left out", outcome, score)
+			require.Equal(t, int64(3000), e.next("n"), score)
+			require.NoError(t, e.queue.RemoveEntry(e.ctx(), "n"))
+		}
+	})
+}

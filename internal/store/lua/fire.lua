@@ -12,8 +12,8 @@ local entries, entry, wait = KEYS[1], KEYS[2], KEYS[3]
 local base, name, seen, following, id, overlap, json, schedule, zone = unpack(ARGV)
 
 make_room() -- a full Redis must not refuse the task and take the next time
-local score = decimal(redis.call('ZSCORE', entries, name))
-if not score or score ~= tonumber(seen) or redis.call('HGET', entry, 'schedule') ~= schedule or
+local score = digits(redis.call('ZSCORE', entries, name))
+if score == '' or score ~= seen or redis.call('HGET', entry, 'schedule') ~= schedule or
   (redis.call('HGET', entry, 'zone') or '') ~= zone then
   return { 'other', '' }
 end

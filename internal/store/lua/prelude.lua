@@ -54,7 +54,7 @@ end
 -- A score for the caller; '' if there is none.
 local function digits(score)
   local at = decimal(score)
-  return at and integer(at) or ''
+  return at and integer(math.max(at, 0)) or ''
 end
 
 local function quote(text)

@@ -13,7 +13,7 @@ if redis.call('EXISTS', entry) == 0 then
   redis.call('ZREM', entries, name)
   return 0
 end
-if seen ~= '' and decimal(redis.call('ZSCORE', entries, name)) ~= tonumber(seen) then
+if seen ~= '' and digits(redis.call('ZSCORE', entries, name)) ~= seen then
   return 1
 end
 if field ~= '' then
