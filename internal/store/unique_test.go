@@ -176,7 +176,7 @@ func TestReplacedInLine(t *testing.T) {
 	})
 }
 
-func replacing(e *env, id, options string) []NewTask {
+func replacing(id, options string) []NewTask {
 	return []NewTask{{ID: id, Task: "test/a", Data: "2", Options: options, Spec: withOptions(options, `,"once":{"key":"u","release":"end","conflict":"replace"}`)}}
 }
 
@@ -187,19 +187,18 @@ func TestReplacedWithAnotherOrder(t *testing.T) {
 		options := func(key string) string {
 			return `{"key":"` + key + `","ordered":true,"once":{"key":"u","release":"end"}}`
 		}
-		_, err := e.queue.Start(e.ctx(), replacing(e, "x", options("a")))
+		_, err := e.queue.Start(e.ctx(), replacing("x", options("a")))
 		require.NoError(t, err)
 		plain := `{"key":"a","ordered":true}`
 		require.NoError(t, e.startSpecial("next of a", plain, withOptions(plain, "")))
-		tasks := replacing(e, "y", options("b"))
+		tasks := replacing("y", options("b"))
 		_, err = e.queue.Start(e.ctx(), tasks)
 		require.NoError(t, err)
 		require.Equal(t, "x", tasks[0].ID, "kept")
-		result := e.commit("r", 10, nil)
-		for _, c := range result.Claims {
+		for _, c := range e.commit("r", 10, nil).Claims {
 			e.leaveAll("r", 0, c)
 		}
-		result = e.commit("r", 10, nil)
+		e.commit("r", 10, nil)
 		require.Contains(t, []string{"RUNNING", "ENDED"}, e.state("next of a"), "x is final; order:a has %v", e.zset(e.keys.base+"order:a"))
 	})
 }
