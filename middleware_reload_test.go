@@ -73,20 +73,7 @@ func TestStopDuringAReloadInMiddleware(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		inInit, b, order := make(chan struct{}), newBlocker(), make(chan string, 100)
 		registry := NewRegistry()
-		first := true
-		registry.RegisterWith("test/slow", func() Task {
-			task := b.factory().(scripted)
-			if first {
-				first = false
-				return task
-			}
-			task.script.init = func(ctx context.Context, _ json.RawMessage) error {
-				close(inInit)
-				<-ctx.Done()
-				return ctx.Err()
-			}
-			return task
-		}, TaskOptions{Middleware: []Middleware{layer("m", order)}})
+		registry.RegisterWith("test/slow", slowSuccessor(b, inInit), TaskOptions{Middleware: []Middleware{layer("m", order)}})
 		e.runner(t, registry, nil)
 		client := e.client(t)
 		id := start(t, client, "test/slow", nil)

@@ -78,25 +78,30 @@ func TestReloadThatFailsKeepsTheOld(t *testing.T) {
 	})
 }
 
+// slowSuccessor makes one task of b, and then one whose Init closes inInit and lasts until it is cancelled.
+func slowSuccessor(b *blocker, inInit chan struct{}) Factory {
+	first := true
+	return func() Task {
+		task := b.factory().(scripted)
+		if first {
+			first = false
+			return task
+		}
+		task.script.init = func(ctx context.Context, _ json.RawMessage) error {
+			close(inInit)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return task
+	}
+}
+
 // A stop beats a reload: the new instance's Init is cancelled and it never starts.
 func TestStopBeatsReload(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		inInit, b := make(chan struct{}), newBlocker()
 		registry := NewRegistry()
-		first := true
-		registry.Register("test/slow", func() Task {
-			task := b.factory().(scripted)
-			if first {
-				first = false
-				return task
-			}
-			task.script.init = func(ctx context.Context, _ json.RawMessage) error {
-				close(inInit)
-				<-ctx.Done()
-				return ctx.Err()
-			}
-			return task
-		})
+		registry.Register("test/slow", slowSuccessor(b, inInit))
 		e.runner(t, registry, nil)
 		client := e.client(t)
 		id := start(t, client, "test/slow", nil)
