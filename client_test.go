@@ -361,6 +361,37 @@ func TestStartsThatWereGivenUp(t *testing.T) {
 	eventually(t, "what was sent is in line", func() bool { return e.rdb.LLen(t.Context(), e.key("wait")).Val() == 1+maxFlights })
 }
 
+// Whoever gave a start up still reads its task: nothing is written to that when the answer comes.
+func TestLateAnswerToAStart(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := newEnv(t, server.Addr, nil).client(t)
+	request := StartRequest{Task: "test/x", Options: StartOptions{Once: Unique("k", 0).OrExisting()}}
+	_, err := client.StartWith(testContext(t), request.Task, request.Data, request.Options)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(testContext(t))
+	task, err := client.newTask(ctx, &request)
+	require.NoError(t, err)
+	id := task.ID
+	underWay := func(n int) func() bool {
+		return func() bool {
+			client.starter.mu.Lock()
+			defer client.starter.mu.Unlock()
+			return client.starter.calls == n
+		}
+	}
+	eventually(t, "the first is through", underWay(0))
+	server.Freeze(t)
+	done := make(chan error, 1)
+	go func() { _, err := client.starter.start(ctx, task); done <- err }()
+	eventually(t, "it is under way", underWay(1))
+	cancel()
+	require.ErrorContains(t, receive(t, "the start", done), "it may be started all the same")
+	server.Thaw(t)
+	eventually(t, "the answer has come", underWay(0))
+	require.Equal(t, id, task.ID, "not that of the task that stands for it")
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // With Redis away each call says what it was about.

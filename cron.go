@@ -277,10 +277,11 @@ func (c *Cron) Run(ctx context.Context, name string) (string, error) {
 	if err := c.client.announce(ctx); err != nil {
 		return "", public(err)
 	}
-	if err := c.client.starter.start(ctx, task); err != nil {
+	id, err := c.client.starter.start(ctx, task)
+	if err != nil {
 		return "", public(fmt.Errorf("run cron entry %q: %w", name, err))
 	}
-	return task.ID, nil
+	return id, nil
 }
 
 // checkTask is for names of tasks that others start.

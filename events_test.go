@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -257,21 +259,44 @@ func TestWatchForgetsFinalTasks(t *testing.T) {
 	require.Contains(t, w.seen, "-2")
 }
 
+// countingConn counts what is read from a server.
+type countingConn struct {
+	net.Conn
+	read *atomic.Int64
+}
+
+func (c countingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
+}
+
 // A loop that does not read loses events, never the server's breath, and sees the gap; the end is not lost.
 func TestWatchSlowReader(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
-		client := e.client(t)
+		var read atomic.Int64
+		rdb := redis.NewClient(&redis.Options{Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, e.rdb.Options().Addr)
+			return countingConn{conn, &read}, err
+		}})
+		defer rdb.Close()
+		client, err := NewClient(rdb, ClientOptions{Prefix: e.prefix})
+		require.NoError(t, err)
 		events, err := client.Watch(testContext(t), "42")
 		require.NoError(t, err)
 		const n = 3 * watchBuffer
+		sent := int64(0)
 		for seq := 1; seq <= n; seq++ {
 			kind := "x"
 			if seq == n {
 				kind = "ended"
 			}
-			require.NoError(t, e.rdb.Publish(t.Context(), e.key("events:42"),
-				fmt.Sprintf(`{"event":%q,"data":null,"id":"42","task":"t/t","epoch":1,"seq":%d,"at":1}`, kind, seq)).Err())
+			event := fmt.Sprintf(`{"event":%q,"data":null,"id":"42","task":"t/t","epoch":1,"seq":%d,"at":1}`, kind, seq)
+			require.NoError(t, e.rdb.Publish(t.Context(), e.key("events:42"), event).Err())
+			sent += int64(len(event))
 		}
+		// An event has some 75 bytes, and 70 around it: when so much has come, so have more events than the buffer holds.
+		eventually(t, "the watcher has read more than it can keep", func() bool { return read.Load() >= sent })
 		gaps, ended, total := 0, 0, 0
 		for event := range events {
 			total++

@@ -37,10 +37,11 @@ func (c *Client) StartWith(ctx context.Context, task string, data any, options S
 	if err := c.announce(ctx); err != nil {
 		return "", public(fmt.Errorf("start task %s: not started: %w", task, err))
 	}
-	if err := c.starter.start(ctx, fresh); err != nil {
+	id, err := c.starter.start(ctx, fresh)
+	if err != nil {
 		return "", public(fmt.Errorf("start task %s, ID %q: %w", task, fresh.ID, err))
 	}
-	return fresh.ID, nil
+	return id, nil
 }
 
 // StartMany puts many tasks in line, in bulk, and returns their IDs in the order of the requests. A bad request is refused before any is
@@ -154,14 +155,19 @@ type starter struct {
 
 type starting struct {
 	ctx  context.Context
-	task *store.NewTask
-	done chan error // capacity 1
+	task *store.NewTask // not written to: whoever gave it up still reads it
+	done chan started   // capacity 1
 }
 
-// start sees that a task is sent. A caller that nobody is before, and whose ctx never ends, sends it itself: to hand it to another goroutine
+type started struct {
+	id  string // the task's, or that of one that stands for it
+	err error
+}
+
+// start sees that a task is sent, and returns the ID that it has then. A caller that nobody is before, and whose ctx never ends, sends it itself: to hand it to another goroutine
 // and get the answer back takes about as long as Redis does. Any other ctx may end while Redis hangs, and its caller must be free then.
-func (s *starter) start(ctx context.Context, task *store.NewTask) error {
-	mine := &starting{ctx: ctx, task: task, done: make(chan error, 1)}
+func (s *starter) start(ctx context.Context, task *store.NewTask) (string, error) {
+	mine := &starting{ctx: ctx, task: task, done: make(chan started, 1)}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, mine)
 	if ctx.Done() == nil && len(s.waiting) == 1 && s.calls == 0 {
@@ -172,18 +178,19 @@ func (s *starter) start(ctx context.Context, task *store.NewTask) error {
 		s.end(batch)
 		s.summon()
 		s.mu.Unlock()
-		return <-mine.done
+		answer := <-mine.done
+		return answer.id, answer.err
 	}
 	s.summon()
 	s.mu.Unlock()
 	select {
-	case err := <-mine.done:
-		return err
+	case answer := <-mine.done:
+		return answer.id, answer.err
 	case <-ctx.Done():
 		if s.withdraw(mine) {
-			return fmt.Errorf("not started: redis did not answer: %w", context.Cause(ctx))
+			return "", fmt.Errorf("not started: redis did not answer: %w", context.Cause(ctx))
 		}
-		return fmt.Errorf("redis did not answer; it may be started all the same: %w", context.Cause(ctx))
+		return "", fmt.Errorf("redis did not answer; it may be started all the same: %w", context.Cause(ctx))
 	}
 }
 
@@ -285,13 +292,11 @@ func (s *starter) sendBatch(batch []*starting) {
 		to := chunk(tasks, from)
 		results, err := s.client.queue.Start(ctx, tasks[from:to])
 		for i := from; i < to; i++ {
-			switch {
-			case err != nil:
-				batch[i].done <- err
-			default:
-				batch[i].task.ID = tasks[i].ID // it may be that of a task that stands for this one
-				batch[i].done <- results[i-from]
+			fault := err
+			if err == nil {
+				fault = results[i-from]
 			}
+			batch[i].done <- started{tasks[i].ID, fault}
 		}
 		from = to
 	}

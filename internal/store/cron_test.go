@@ -262,7 +262,7 @@ func TestEmptyPaused(t *testing.T) {
 // A time that somebody wrote by hand, and that is no number of milliseconds, is dealt with as any other, once.
 func TestOddTimes(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
-		for score, want := range map[string]int64{"1.5": 1, "-5.5": 0, "-inf": 0} {
+		for score, want := range map[string]int64{"1.6": 2, "-5.5": 0, "-inf": 0} {
 			e.enter(1000, map[string]string{"schedule": "@daily", "task": "test/a"})
 			e.do("ZADD", e.keys.cron, score, "n")
 			due, _, _, err := e.queue.DueEntries(e.ctx(), 10)

@@ -279,7 +279,7 @@ func TestRoundTimes(t *testing.T) {
 func TestDueTimesByHand(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
 		e.register("r")
-		for score, due := range map[string]int64{"0": 1, "-7": 1, "0.5": 1, "1500.5": 1500, "inf": 0} {
+		for score, due := range map[string]int64{"0": 1, "-7": 1, "0.5": 1, "1500.5": 1500, "inf": 0, "-inf": 1} {
 			e.do("ZADD", e.keys.scheduled, score, "x")
 			renewal, err := e.queue.Renew(e.ctx(), "r", time.Minute)
 			require.NoError(t, err)

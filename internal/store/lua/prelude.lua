@@ -42,11 +42,14 @@ local function integer(n)
   return string.format('%.0f', n)
 end
 
--- A score as a number; nil if there is none. Some servers write 1.7957e+12, which the Lua of others does not read.
+-- A score as a number; nil if there is none. Some servers write 1.7957e+12, which the Lua of others does not read; nor is their -inf, which
+-- is long past.
 local function decimal(score)
   local mantissa, exponent = string.match(score or '', '^(.+)e%+(%d+)$')
   if mantissa then
     return tonumber(integer(mantissa * 10 ^ exponent))
+  elseif score == '-inf' then
+    return 0
   end
   return tonumber(score or '')
 end
