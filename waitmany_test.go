@@ -129,18 +129,34 @@ func TestWaitManyOfARemovedTask(t *testing.T) {
 			_, err := client.StartWith(testContext(t), "test/x", nil, StartOptions{ID: id})
 			require.NoError(t, err)
 		}
-		done := waitMany(t, client, []string{"goes", "stays", "final"})
-		e.listened(t, "final", 1)
-		require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:final"), "task", "t/t", "state", "ENDED").Err())
-		for _, id := range []string{"goes", "final"} { // the record of the latter was not read before
+		require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:over"), "task", "t/t", "state", "ENDED").Err())
+		looked := make(chan struct{})
+		done := make(chan manyResult, 1)
+		ctx := testContext(t)
+		go func() {
+			var got manyResult
+			for record, err := range client.WaitEach(ctx, []string{"goes", "stays", "late", "over"}) {
+				got.err = errors.Join(got.err, err)
+				if record != nil {
+					got.records = append(got.records, record)
+				}
+				if len(got.records) == 1 && err == nil {
+					close(looked) // at all of them
+				}
+			}
+			done <- got
+		}()
+		receive(t, "the end of what is over", looked)
+		require.NoError(t, e.rdb.HSet(t.Context(), e.key("task:late"), "task", "t/t", "state", "ENDED").Err())
+		for _, id := range []string{"goes", "late"} { // of the latter nothing was known before
 			require.NoError(t, client.Remove(testContext(t), id))
 		}
 		require.NoError(t, client.Stop(testContext(t), "stays"))
 		got := receive(t, "all records", done)
 		require.ErrorIs(t, got.err, ErrNotFound)
 		require.ErrorContains(t, got.err, `"goes"`)
-		require.ErrorContains(t, got.err, `"final"`)
-		require.Equal(t, []State{"", StateStopped, ""}, states(got.records))
+		require.ErrorContains(t, got.err, `"late"`)
+		require.Equal(t, []State{StateEnded, StateStopped}, states(got.records))
 	})
 }
 
