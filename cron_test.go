@@ -162,7 +162,7 @@ func TestCronOverlap(t *testing.T) {
 			case OverlapSkip:
 				_, err := client.Get(ctx, second)
 				require.ErrorIs(t, err, ErrNotFound)
-				require.True(t, e.log.has("outcome=overlap"))
+				eventually(t, "and says so", func() bool { return e.log.has("outcome=overlap") })
 			case OverlapAllow:
 				require.Equal(t, second, receive(t, name, b.running).ID())
 				require.Empty(t, b.causes)

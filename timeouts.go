@@ -2,6 +2,7 @@ package redtask
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,7 +67,10 @@ func (r *Run) overtime(told, err error) error {
 	if told == ErrDeadline {
 		text = fmt.Errorf("%w since %s", told, time.UnixMilli(r.deadline).UTC().Format(time.RFC3339))
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, told): // it says so itself
+		text = err
+	case err != nil:
 		text = fmt.Errorf("%w; %w", err, text)
 	}
 	if told == ErrDeadline {

@@ -144,6 +144,27 @@ func TestDeadlineExceededIsTheTimeout(t *testing.T) {
 	}
 }
 
+// An error that tells of the time that is over tells of it once, also that of a run whose timer was first to see that its deadline is past.
+func TestOvertimeIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	e := loneEngine(RunnerOptions{StuckAfter: time.Hour, MaxData: 1 << 20})
+	e.entries = map[string]*entry{"test/x": {factory: newBlocker().factory}}
+	r := e.newRun(&store.Claim{ID: "42", Task: "test/x", Epoch: 1, Attempt: 1, Extra: &store.Extra{Options: `{"timeout_ms":60000,"deadline_at":1}`}})
+	late := r.prepare()
+	for _, c := range []struct {
+		told, err error
+		want      string
+	}{
+		{nil, late, ErrDeadline.Error() + " since 1970-01-01T00:00:00Z"},
+		{ErrDeadline, late, ErrDeadline.Error() + " since 1970-01-01T00:00:00Z"},
+		{ErrTimedOut, NoRetry(fmt.Errorf("GET: %w", ErrTimedOut)), "GET: " + ErrTimedOut.Error()},
+		{ErrTimedOut, NoRetry(errSurprise), "surprise; " + ErrTimedOut.Error() + " of 1m0s"},
+	} {
+		r.told = c.told
+		require.Equal(t, []string{"error", c.want}, e.outcome(r, c.told, c.err).Fields)
+	}
+}
+
 // Once a run has returned nobody waits for its time to be over.
 func TestTimerGoesWithItsRun(t *testing.T) {
 	t.Parallel()
