@@ -247,6 +247,19 @@ func (e *env) withPipelines(t *testing.T, before func(cmds []redis.Cmder) error)
 	return own
 }
 
+// looking is a client that says when it looks at states, as it does when it waits for many and Redis has confirmed its subscription.
+func (e *env) looking(t *testing.T) (*Client, <-chan struct{}) {
+	t.Helper()
+	looks := make(chan struct{}, 1000)
+	own := e.withPipelines(t, func(cmds []redis.Cmder) error {
+		if cmds[0].Name() == "hmget" { // a connection begins with a pipeline too
+			looks <- struct{}{}
+		}
+		return nil
+	})
+	return own.client(t), looks
+}
+
 // A task that somebody starts again between its last event and the reading of its record is waited for once more.
 func TestWaitManyOfARestartedTask(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
@@ -327,8 +340,9 @@ func TestWaitManyFindsARemovalOfWhatItHeardOf(t *testing.T) {
 		p := newProxy(t, e.rdb.Options().Addr)
 		via := newEnv(t, p.addr(), e.mini)
 		via.prefix = e.prefix
-		done := withoutNet(t, via.client(t), "42")
-		e.listened(t, "42", 1)
+		client, looks := via.looking(t)
+		done := withoutNet(t, client, "42")
+		receive(t, "it is subscribed, and looks", looks)
 		eventually(t, "the removal", func() bool { // an event may be cut off with the connection: then it is said again
 			e.rdb.Publish(t.Context(), e.key("events:42"), `{"event":"running"}`)
 			p.cut(false, false)
@@ -445,8 +459,9 @@ func TestWaitManyOverARestartOfRedis(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	e := newEnv(t, server.Addr, nil)
-	done := waitMany(t, e.client(t), []string{"42", "43"})
-	e.listened(t, "43", 1)
+	client, looks := e.looking(t)
+	done := waitMany(t, client, []string{"42", "43"})
+	receive(t, "it is subscribed, and looks", looks)
 	server.Kill()
 	server.Restart(t)
 	eventually(t, "the ends", func() bool {
