@@ -139,7 +139,7 @@ func (b *batch) leave(i *item, r record) string {
 	r.set(l.Fields...)
 	word := b.intent(i.id)
 	switch {
-	case isFinal(l.State) && l.State != "STOPPED" && word == store.Restart:
+	case l.State != "STOPPED" && word == store.Restart:
 		r.remove("output", "error", "stack", "progress")
 		r["attempt"] = "0"
 		b.putBack(i)
