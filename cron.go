@@ -73,7 +73,7 @@ type CronRecord struct {
 	NextAt   time.Time       `json:"next_at,omitzero"`   // zero while it is paused or bad
 	LastAt   time.Time       `json:"last_at,omitzero"`   // the time that it was due, not when the task ran
 	LastID   string          `json:"last_id,omitempty"`  // of the task that was started then
-	Error    string          `json:"error,omitempty"`    // what is wrong with it: it does not fire until it is mended, or what it starts ends in EXCEPTION
+	Error    string          `json:"error,omitempty"`    // what keeps it from firing until it is mended, or what it starts from running
 }
 
 // Cron is the schedule of a queue. Its methods may be called from any goroutine.

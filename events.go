@@ -63,8 +63,8 @@ func (e Event) final() bool {
 const maxEventName = 64
 
 // Emit publishes an event to everyone who watches the task, with data encoded as JSON. Events of a run arrive in the order of Emit.
-// Emit does not wait for Redis, with one exception: with the buffer of unsent events full ([RunnerOptions.EventBuffer]) and Redis well it waits for room.
-// With the buffer full and Redis away, or the task told to stop, the event is dropped; watchers see the gap.
+// Emit does not wait for Redis, with one exception: with the buffer of unsent events full ([RunnerOptions.EventBuffer]) and Redis well it waits
+// for room. With the buffer full and Redis away, or the task told to stop, the event is dropped; watchers see the gap.
 // The error says that the name is one of the library's own or the data cannot be encoded.
 func (r *Run) Emit(event string, data any) error {
 	if event == "" || len(event) > maxEventName || strings.ContainsFunc(event, notPrintable) {

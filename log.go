@@ -243,7 +243,7 @@ type LogLine struct {
 	Message string          `json:"msg"`
 	Epoch   int64           `json:"epoch"` // of the run that wrote it
 	Attempt int             `json:"attempt"`
-	Attrs   json.RawMessage `json:"attrs,omitempty"` // what else it has, a JSON object with groups as objects in it; nil if there is none. "cut":true: it was longer than 8 KiB
+	Attrs   json.RawMessage `json:"attrs,omitempty"` // what else it has, a JSON object, or nil; "cut":true in it: the line was longer than 8 KiB
 }
 
 // Log reads the last lines that a task's runs wrote with [Run.Logger], the oldest first: as many as [TaskOptions.LogLines] of its

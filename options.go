@@ -67,8 +67,9 @@ type RunnerOptions struct {
 	// [Cron.Remove] removes it. Default: none.
 	Cron []CronEntry
 
-	// OnException is called in the task's goroutine when a run ends in EXCEPTION, also where the task is retried (see [Run.RetryIn]), before its state is written, with the run's context but
-	// without its cancellation. A panic in it is logged. Default: none; exceptions are logged anyway.
+	// OnException is called in the task's goroutine when a run ends in EXCEPTION, also where the task is retried (see [Run.RetryIn]), before
+	// its state is written, with the run's context but without its cancellation. A panic in it is logged. Default: none; exceptions are
+	// logged anyway.
 	OnException []ExceptionHandler
 
 	// Middleware is around each run of all tasks but those of the library, `redtask/…`; the first is the outermost. Default: none.

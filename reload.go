@@ -98,7 +98,8 @@ func (r *Run) initNext(ctx context.Context, reload *reloading) (*Run, error) {
 	return next, next.callInit()
 }
 
-// drawNext reads the data and reserves an epoch; while Redis is away, or not ready, it keeps trying, as the old run works on. A refusal fails the reload.
+// drawNext reads the data and reserves an epoch; while Redis is away, or not ready, it keeps trying, as the old run works on. A refusal fails
+// the reload.
 func (r *Run) drawNext(ctx context.Context) (data string, epoch int64, err error) {
 	for attempt := 0; ; attempt++ {
 		data, err = r.engine.queue.ReloadData(ctx, r.id)

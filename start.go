@@ -164,8 +164,9 @@ type started struct {
 	err error
 }
 
-// start sees that a task is sent, and returns the ID that it has then. A caller that nobody is before, and whose ctx never ends, sends it itself: to hand it to another goroutine
-// and get the answer back takes about as long as Redis does. Any other ctx may end while Redis hangs, and its caller must be free then.
+// start sees that a task is sent, and returns the ID that it has then. A caller that nobody is before, and whose ctx never ends, sends it
+// itself: to hand it to another goroutine and get the answer back takes about as long as Redis does. Any other ctx may end while Redis hangs,
+// and its caller must be free then.
 func (s *starter) start(ctx context.Context, task *store.NewTask) (string, error) {
 	mine := &starting{ctx: ctx, task: task, done: make(chan started, 1)}
 	s.mu.Lock()

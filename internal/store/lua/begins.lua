@@ -4,8 +4,9 @@
 --   once: { key, ttl_ms (0: no end), release (end, start, never: with the TTL only), conflict (refuse, keep, replace) }
 --   most_ms: how long after its first start a task that is replaced may be put off
 --
--- begins(base, now, fault) returns a function of ID, that JSON, a list of field, value, ... and what removes a record that the ID has. It returns `ok`, `once:STATE:ID`, `kept:ID`,
--- or what fault makes of an error; and the ID if its place is at the end of `wait`, where the caller puts it.
+-- begins(base, now, fault) returns a function of ID, that JSON, a list of field, value, ... and what removes a record that the ID has. It
+-- returns `ok`, `once:STATE:ID`, `kept:ID`, or what fault makes of an error; and the ID if its place is at the end of `wait`, where the caller
+-- puts it.
 local function begins(base, now, fault)
   local h = holds(base, now)
 
