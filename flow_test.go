@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redtask/redtask/internal/cleanup"
@@ -288,9 +289,9 @@ func TestKeysThatStay(t *testing.T) {
 			e.mini.FastForward(time.Second)
 		}
 		require.NotEqual(t, time.Duration(-1), e.rdb.PTTL(ctx, e.key("cleaner")).Val(), "it has a TTL, of a minute at most")
-		eventually(t, "only those of the queue stay", func() bool {
-			return !slices.ContainsFunc(left(), func(key string) bool { return !slices.Contains(owned, key) })
-		})
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			assert.Subset(c, owned, left(), "only those of the queue stay")
+		}, 20*time.Second, time.Millisecond)
 	})
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -230,6 +231,50 @@ func TestOrderWithGaps(t *testing.T) {
 	})
 }
 
+// More are gone than one step passes over: the safety net passes over the others, and goes when nobody is left to wait.
+func TestOrderWithAWideGap(t *testing.T) {
+	for _, gone := range []int{MaxBatch - 1, MaxBatch, MaxBatch + 1, 3 * MaxBatch} {
+		t.Run(strconv.Itoa(gone), func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.register("r")
+				ids := numbered("", gone+2)
+				e.startOrdered(ids...)
+				first := e.commit("r", 10, nil).Claims[0]
+				for _, id := range ids[1 : gone+1] {
+					e.do("DEL", e.keys.task(id))
+				}
+				e.leave(&first, "ENDED")
+				for range gone / MaxBatch {
+					e.lookAt("order:k")
+				}
+				require.Equal(t, ids[gone+1:], e.zset(e.keys.base+"order:k"))
+				require.Equal(t, ids[gone+1:], claimed(e.commit("r", 10, nil)))
+				require.Empty(t, e.zset(e.keys.base+"timers"))
+			})
+		})
+	}
+}
+
+// Of an order all of whose tasks are gone nothing is left, and the next one of its key runs.
+func TestOrderOfTheGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		e.register("r")
+		ids := numbered("", MaxBatch+1)
+		e.startOrdered(ids...)
+		first := e.commit("r", 10, nil).Claims[0]
+		for _, id := range ids[1:] {
+			e.do("DEL", e.keys.task(id))
+		}
+		e.leave(&first, "ENDED")
+		require.Equal(t, []string{"order:k"}, e.zset(e.keys.base+"timers"))
+		e.lookAt("order:k")
+		require.Empty(t, e.zset(e.keys.base+"order:k"))
+		require.Empty(t, e.zset(e.keys.base+"timers"))
+		e.startOrdered("new")
+		require.Equal(t, []string{"new"}, claimed(e.commit("r", 10, nil)))
+	})
+}
+
 // A task without options that waits for a limit of its name leaves that place when it is stopped or removed.
 func TestHeldTaskWithoutOptionsGoes(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {
@@ -258,5 +303,41 @@ func TestSafetyNetIsTakenIn(t *testing.T) {
 		require.NoError(t, e.startSpecial("2", ordered, withOptions(ordered, "")))
 		e.lookAt("order:k")
 		require.Equal(t, []string{"order:k"}, e.zset(e.keys.base+"timers"))
+	})
+}
+
+// The safety net goes with the last of those who wait, whatever takes that one away: no runner looks in vain.
+func TestSafetyNetGoesWithTheLast(t *testing.T) {
+	for name, takes := range map[string]func(e *env){
+		"stop":   func(e *env) { _, err := e.queue.Stop(e.ctx(), "last"); require.NoError(e.t, err) },
+		"remove": func(e *env) { require.NoError(e.t, e.queue.Remove(e.ctx(), "last")) },
+		"claim of one that is in line as well": func(e *env) {
+			e.do("DEL", e.keys.base+"limit:test/a")
+			e.push(e.keys.wait, "last")
+			require.Equal(e.t, []string{"last"}, claimed(e.commit("r", 10, nil)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, e *env) {
+				e.registerWithLimits("r", `{"concurrency":1}`)
+				e.start("holder", "last")
+				e.commit("r", 10, nil)
+				require.Equal(t, []string{"held:test/a"}, e.zset(e.keys.base+"timers"))
+				takes(e)
+				require.Empty(t, e.zset(e.keys.base+"held:test/a"))
+				require.Empty(t, e.zset(e.keys.base+"timers"))
+			})
+		})
+	}
+	t.Run("gaps in an order", func(t *testing.T) {
+		onBoth(t, func(t *testing.T, e *env) {
+			e.register("r")
+			e.startOrdered("1", "2", "3", "4")
+			first := e.commit("r", 10, nil).Claims[0]
+			e.do("DEL", e.keys.task("2"), e.keys.task("3"))
+			e.leave(&first, "ENDED")
+			require.Equal(t, []string{"4"}, e.zset(e.keys.base+"order:k"))
+			require.Empty(t, e.zset(e.keys.base+"timers"))
+		})
 	})
 }

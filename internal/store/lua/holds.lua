@@ -54,6 +54,20 @@ local function holds(base, now)
     redis.call('ZADD', timers, 'LT', integer(at), timer)
   end
 
+  -- Whoever was taken from KEY may have been the last for whom there is a timer; `least` are there that wait for nobody.
+  local function end_timer(timer, key, least)
+    if redis.call('ZCARD', key) <= least then
+      redis.call('ZREM', timers, timer)
+    end
+  end
+
+  -- IDs do not wait for a limit any more.
+  local function unhold(limit, ids)
+    if redis.call('ZREM', base .. 'held:' .. limit, unpack(ids)) > 0 then
+      end_timer('held:' .. limit, base .. 'held:' .. limit, 0)
+    end
+  end
+
   -- Wakes an idle runner for tasks in the lines beside `wait`.
   function h.wake()
     if redis.call('LLEN', wait) == 0 then
@@ -111,8 +125,7 @@ local function holds(base, now)
 
   -- Brings tasks that wait for a limit to the front of their lines, those that wait longest first. Whether they may run shows there.
   local function bring(limit, n)
-    local held = base .. 'held:' .. limit
-    local ids = redis.call('ZRANGE', held, 0, math.min(n, MOST) - 1)
+    local ids = redis.call('ZRANGE', base .. 'held:' .. limit, 0, math.min(n, MOST) - 1)
     for i = #ids, 1, -1 do
       local found = read(ids[i], 'state', 'options', 'held_by')
       if (not found[1] or found[1] == 'WAIT') and found[3] == limit then
@@ -120,10 +133,7 @@ local function holds(base, now)
       end
     end
     if #ids > 0 then
-      redis.call('ZREM', held, unpack(ids))
-      if redis.call('EXISTS', held) == 0 then
-        redis.call('ZREM', timers, 'held:' .. limit)
-      end
+      unhold(limit, ids)
     end
   end
 
@@ -278,7 +288,7 @@ local function holds(base, now)
       end
     end
     if place then
-      redis.call('ZREM', base .. 'held:' .. (held or ''), id) -- it may be in line twice
+      unhold(held or '', { id }) -- it may be in line twice
       redis.call('HDEL', key_of(id), 'place', 'held_by')
       pass_turn(held, list)
     end
@@ -293,23 +303,22 @@ local function holds(base, now)
     local lane = base .. 'order:' .. key
     local was_first = redis.call('ZRANGE', lane, 0, 0)[1] == id
     redis.call('ZREM', lane, id)
-    if redis.call('ZCARD', lane) < 2 then
-      redis.call('ZREM', timers, 'order:' .. key)
-    end
-    for _ = 1, was_first and MOST or 0 do
+    for n = 1, was_first and MOST or 0 do
       local following = redis.call('ZRANGE', lane, 0, 0)[1]
-      if not following then
-        return
-      end
-      local found = read(following, 'task', 'state', 'options')
-      if found[1] and not FINAL[found[2]] then
+      local found = following and read(following, 'task', 'state', 'options')
+      if not found then
+        break
+      elseif found[1] and not FINAL[found[2]] then
         if not found[2] or found[2] == 'WAIT' then
           push(following, h.options(found[3]), true)
         end
-        return
+        break
+      elseif n == MOST then
+        return -- more are gone than one step passes over: that its first is gone is what the timer looks for
       end
       redis.call('ZREM', lane, following)
     end
+    end_timer('order:' .. key, lane, 1)
   end
 
   -- Options of a task that waits change: it does not stay in an order that it is not in any more. Returns whether it has left one.
@@ -326,7 +335,7 @@ local function holds(base, now)
   function h.step_back(id)
     local held = redis.call('HGET', key_of(id), 'held_by')
     if held then
-      redis.call('ZREM', base .. 'held:' .. held, id)
+      unhold(held, { id })
       redis.call('HDEL', key_of(id), 'place', 'held_by')
       bring(held, 1)
     end
@@ -403,12 +412,6 @@ local function holds(base, now)
     end
   end
 
-  local function end_timer(timer, key, least)
-    if redis.call('ZCARD', key) <= least then
-      redis.call('ZREM', timers, timer)
-    end
-  end
-
   -- Looks at what a timer is for.
   function h.look(timer)
     local kind, name = string.match(timer, '^(%a+):(.*)$')
@@ -422,8 +425,9 @@ local function holds(base, now)
       local found = id and read(id, 'task', 'state')
       if found and (not found[1] or FINAL[found[2]]) then
         pass_on(id, name)
+      else
+        end_timer(timer, base .. timer, 1)
       end
-      end_timer(timer, base .. timer, 1)
     end
   end
 
