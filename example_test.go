@@ -180,6 +180,9 @@ func ExampleClient_Watch() {
 func ExampleClient_Stop() {
 	registry := redtask.NewRegistry()
 	registry.Register("feed/follow", redtask.Func(func(ctx context.Context, feed string) error {
+		if err := redtask.FromContext(ctx).Emit("follows", feed); err != nil {
+			return err
+		}
 		<-ctx.Done()
 		fmt.Println(feed+":", context.Cause(ctx))
 		return ctx.Err() // as told
@@ -190,7 +193,7 @@ func ExampleClient_Stop() {
 	events := must(client.Watch(ctx, "news"))
 	must(client.StartWith(ctx, "feed/follow", "news", redtask.StartOptions{ID: "news"}))
 	for event := range events {
-		if event.Name == redtask.EventRunning {
+		if event.Name == "follows" { // told to stop before that, it might not even begin
 			check(client.Stop(ctx, event.ID))
 		}
 	}

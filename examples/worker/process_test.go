@@ -26,6 +26,7 @@ func TestStubborn(t *testing.T) {
 	events := w.watch("mule")
 	w.start("mule", "example/stubborn", `{"ms":3600000}`)
 	require.Equal(t, "running", w.next(events).Name)
+	require.Equal(t, "sleeps", w.next(events).Name)
 	p.signal(syscall.SIGTERM)
 	require.Equal(t, "stuck", w.next(events).Name)
 	require.ErrorContains(t, p.awaitExit(), "exit status 1")
@@ -44,8 +45,10 @@ func TestSecondSignalKills(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			w := newWorld(t)
 			p := w.worker()
+			events := w.watch("mule")
 			w.start("mule", "example/stubborn", `{"ms":3600000}`)
-			w.awaitState("mule", "RUNNING")
+			require.Equal(t, "running", w.next(events).Name)
+			require.Equal(t, "sleeps", w.next(events).Name)
 			w.eventually("a further signal ends it", func() bool {
 				_ = p.cmd.Process.Signal(s) // it may have ended
 				return p.hasEnded()

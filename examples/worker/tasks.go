@@ -51,10 +51,13 @@ func sleep(ctx context.Context, in duration) error {
 	}
 }
 
-// stubborn sleeps and minds nothing: do not write tasks like this one.
-func stubborn(_ context.Context, in duration) error {
+// stubborn emits `sleeps`, and then minds nothing: do not write tasks like this one.
+func stubborn(ctx context.Context, in duration) error {
 	length, err := milliseconds("ms", in.MS, 0)
 	if err != nil {
+		return err
+	}
+	if err := redtask.FromContext(ctx).Emit("sleeps", in.MS); err != nil {
 		return err
 	}
 	<-time.After(length)
