@@ -108,7 +108,7 @@ func (l *localTask) runOnce(ctx context.Context) ending {
 	return end
 }
 
-// lookAgain is how often a local task that runs again looks whether the end of its last run is written.
+// lookAgain is how often a local task that runs again looks whether the end of its last run is written, and the lease good.
 const lookAgain = 5 * time.Millisecond
 
 // adopt lists the task in Redis, between two batches: comparing what we own never sees it half listed.
@@ -124,16 +124,20 @@ func (l *localTask) adopt(ctx context.Context) (*Run, error) {
 		if ctx.Err() != nil {
 			return // nobody waits any more
 		}
-		if e.find(l.id) != nil { // the end of its last run is queued, or may not be sent yet, and goes first
+		// The end of its last run is queued, or may not be sent yet, and goes first. Behind a fence it would be told at once.
+		if e.find(l.id) != nil || e.lease.ranOut() {
 			time.AfterFunc(lookAgain, func() { e.committer.do(enlist) })
 			return
 		}
 		r, err := l.list(ctx, callCtx)
+		if r != nil {
+			e.add(r) // before it runs: who stops it at once must find it, and so must the fence
+			if e.lease.ranOut() {
+				r.tell(ErrLeaseLost) // it has fallen already, and would not fall again for this run
+			}
+		}
 		select {
 		case result <- adopted{r, err}:
-			if r != nil {
-				e.add(r)
-			}
 		case <-ctx.Done():
 			if r != nil { // nobody will run it
 				e.committer.giveBack(r, "shutdown")

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -54,6 +55,59 @@ func TestStartLocal(t *testing.T) {
 		require.ErrorIs(t, err, ErrNotFound, "a local task goes with its runner")
 		_, err = runner.StartLocal(testContext(t), "default", "test/block", nil)
 		require.ErrorContains(t, err, "shutting down")
+	})
+}
+
+// A local task is found by whoever stops or reloads it, and by the fence, from the moment that it runs.
+func TestLocalIsFoundAtOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		found := make(chan bool, 1)
+		var runner *Runner
+		registry := NewRegistry()
+		registry.Register("test/local", Func(func(ctx context.Context, _ any) error {
+			run := FromContext(ctx)
+			found <- runner.engines["default"].find(run.ID()) == run
+			return nil
+		}))
+		runner = e.runner(t, registry, func(o *RunnerOptions) { o.Locals = []Local{} })
+		for range 300 {
+			_, err := runner.StartLocal(testContext(t), "default", "test/local", nil)
+			require.NoError(t, err)
+			require.True(t, receive(t, "it runs", found))
+		}
+	})
+}
+
+// The fence falls while the answer that lists a local task is on the way: the task begins only under a lease that is held again.
+func TestLocalListedBehindTheFence(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		var lease *lease
+		var adopts atomic.Int64
+		fenced := make(chan string, 10)
+		own := e.answered(t, func(next func() error, cmd *redis.Cmd) error {
+			err := next()
+			if cmd.Args()[2] == keysOfAdopt && adopts.Add(1) == 1 {
+				lease.set(true, time.Now().Add(-time.Hour))
+				<-fenced
+			}
+			return err
+		})
+		registered := make(chan string, 10)
+		b := newBlocker()
+		runner := own.runner(t, blockRegistry(b), func(o *RunnerOptions) {
+			longLease(o)
+			o.hooks.registered = func(queue string) { registered <- queue }
+			o.hooks.fenced = func(queue string) { fenced <- queue }
+		})
+		receive(t, "registered", registered)
+		lease = runner.engines["default"].lease
+		id, err := runner.StartLocal(testContext(t), "default", "test/block", nil)
+		require.NoError(t, err)
+		eventually(t, "it is told", func() bool { return lease.engine.owned() == 0 })
+		require.Empty(t, b.running, "it began behind the fence")
+		lease.set(true, time.Now())
+		require.Equal(t, id, receive(t, "it runs", b.running).ID())
+		require.EqualValues(t, 2, adopts.Load(), "it is not listed while it may not begin")
 	})
 }
 

@@ -56,7 +56,9 @@ func (c *committer) giveBackLost(ctx context.Context, member string) error {
 
 // giveBack returns a claim that did not run; its attempt does not count.
 func (c *committer) giveBack(r *Run, reason string) {
-	r.over = true // nobody else knows of it yet
+	r.mu.Lock()
+	r.over = true // it is told nothing any more
+	r.mu.Unlock()
 	r.cancel(ErrShutdown)
 	c.engine.add(r)
 	if !r.local {
