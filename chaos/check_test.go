@@ -121,9 +121,9 @@ func (c *check) ends(s *started) {
 	record := c.records[s.id]
 	switch {
 	case record == nil && s.at == 0:
-	case record == nil && c.world.excused(s.at):
+	case record == nil && c.world.excused(s.called, s.at):
 		c.excused++
-		c.window = max(c.window, c.world.beforeBreak(s.at))
+		c.window = max(c.window, c.world.beforeBreak(s.called, s.at))
 	case record == nil:
 		c.lost++
 		c.problem("LOST: task %s (%s) was started%s and has no record", s.id, s.wish.task, c.world.sinceBreak(s.at))

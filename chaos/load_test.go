@@ -67,6 +67,7 @@ func keyed(w *world) redtask.StartOptions {
 type started struct {
 	wish   *wish
 	id     string
+	called int64 // when it was started
 	at     int64 // when its start was acknowledged; 0: it is not known whether it was started
 	raw    bool  // by plain commands, without a client
 	key    string
@@ -185,7 +186,7 @@ func (l *load) begin(wanted *wish) {
 		options = wanted.options(l.world)
 	}
 	options.ID, s.key = s.id, options.Key
-	called := ledger.Now()
+	s.called = ledger.Now()
 	switch way := l.world.intN(10); {
 	case way == 0 && s.id != "" && wanted.options == nil:
 		s.raw = true
@@ -207,7 +208,7 @@ func (l *load) begin(wanted *wish) {
 		s.at = ledger.Now()
 	}
 	if wanted.unique {
-		l.answered(s, options.ID, called, err)
+		l.answered(s, options.ID, err)
 	}
 	l.enter(s)
 }
@@ -222,7 +223,7 @@ func (l *load) enter(s *started) {
 		return
 	case known != nil:
 		if known.at == 0 || s.at != 0 && s.at < known.at {
-			known.at = s.at
+			known.called, known.at = s.called, s.at
 		}
 		return
 	}

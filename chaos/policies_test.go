@@ -162,7 +162,7 @@ func (l *load) runOn() {
 			record, err := l.world.client.Get(ctx, s.id)
 			if err != nil {
 				faults = append(faults, err)
-				return isNotFound(err) && l.world.excused(s.at)
+				return isNotFound(err) && l.world.excused(s.called, s.at)
 			}
 			first, known := seen[s.id]
 			if !known {
@@ -187,7 +187,7 @@ type refusal struct {
 }
 
 // answered takes a start of a unique key apart: with whose ID it was answered, and whose is none then.
-func (l *load) answered(s *started, own string, called int64, err error) {
+func (l *load) answered(s *started, own string, err error) {
 	conflict, refused := errors.AsType[*redtask.ConflictError](err)
 	switch {
 	case refused && errors.Is(err, redtask.ErrNotUnique):
@@ -200,10 +200,10 @@ func (l *load) answered(s *started, own string, called int64, err error) {
 	if own != "" && s.id == own || own == "" && !refused && l.tasks[s.id] == nil {
 		return
 	}
-	if ledger.Now()-called > int64(500*time.Millisecond) {
+	if ledger.Now()-s.called > int64(500*time.Millisecond) {
 		own = ""
 	}
-	l.refusals = append(l.refusals, refusal{called: called, key: s.key, holder: s.id, own: own})
+	l.refusals = append(l.refusals, refusal{called: s.called, key: s.key, holder: s.id, own: own})
 }
 
 // lifeOf is when a task of a unique key was surely live: in its runs and, as nobody ran it again when it was final, before and between them.

@@ -188,8 +188,8 @@ func powerFailure(w *world) {
 	if !w.wait(time.Second) {
 		return
 	}
-	w.lostWrites()
 	w.servers[0].Kill()
+	w.lostWrites()
 	path, err := aofPath(w.servers[0])
 	if err == nil {
 		err = truncate(path, before)
@@ -247,8 +247,8 @@ func sentinelFailover(w *world) {
 		w.problem("no server has the master's address %q", master)
 		return
 	}
-	w.lostWrites()
 	old.Kill()
+	w.lostWrites()
 	w.insist("another master", func(context.Context) error {
 		if now := w.sentinelMaster(); now == master || now == "" {
 			return fmt.Errorf("the sentinels say %q", now)
@@ -312,8 +312,8 @@ func clusterFailover(w *world) {
 		w.problem("no server has the slot's address %q", master)
 		return
 	}
-	w.lostWrites()
 	old.Kill()
+	w.lostWrites()
 	w.insist("another master", func(context.Context) error {
 		if now := w.slotOwner(); now == master || now == "" {
 			return fmt.Errorf("the cluster says %q", now)

@@ -92,7 +92,7 @@ func (l *load) endSchedule() {
 					return fmt.Errorf("the next one is %s all the while", r.NextAt)
 				}
 			}
-			if first[e.Name].IsZero() && !l.world.excused(e.entered) {
+			if first[e.Name].IsZero() && !l.world.excused(e.entered, e.entered) {
 				return errors.New("it is gone")
 			}
 			return nil

@@ -27,7 +27,7 @@ func (l *load) settled(id string, reply redis.Cmder) bool {
 		return task == ""
 	}
 	// A start in two commands whose second did not work leaves a hash that is not in line: that is its starter's to know.
-	return task == "" && (s.at == 0 || l.world.excused(s.at)) || s.raw && s.at == 0 && state == ""
+	return task == "" && (s.at == 0 || l.world.excused(s.called, s.at)) || s.raw && s.at == 0 && state == ""
 }
 
 // lossy reports whether Redis may have lost writes in this world.
@@ -40,17 +40,20 @@ func (w *world) lossy() bool {
 // lossWindow is how long before a break of Redis an acknowledged write may be lost.
 const lossWindow = 2 * time.Second
 
-// excused reports whether what was acknowledged at this time may be lost: Redis broke soon after.
-func (w *world) excused(at int64) bool { return w.beforeBreak(at) < lossWindow }
+// readLate is how long after Redis broke an answer that it had given may be read, on a busy machine. No other server answers so soon.
+const readLate = 100 * time.Millisecond
 
-// beforeBreak is how long after this time Redis broke next.
-func (w *world) beforeBreak(at int64) time.Duration {
+// excused reports whether what was called and acknowledged at these times may be lost: Redis broke soon after, or before the answer was read.
+func (w *world) excused(called, at int64) bool { return w.beforeBreak(called, at) < lossWindow }
+
+// beforeBreak is how long after a call was acknowledged Redis broke next; 0 if the answer was read after that.
+func (w *world) beforeBreak(called, at int64) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next := time.Duration(math.MaxInt64)
 	for _, b := range w.breaks {
-		if b >= at {
-			next = min(next, time.Duration(b-at))
+		if b >= called && at < b+int64(readLate) {
+			next = min(next, time.Duration(max(0, b-at)))
 		}
 	}
 	return next
