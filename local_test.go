@@ -111,6 +111,28 @@ func TestLocalListedBehindTheFence(t *testing.T) {
 	})
 }
 
+// A local task that was told to stop, and is given back since its runner goes, leaves nobody who waits for its Start.
+func TestLocalToldAndGivenBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, e *env) {
+		runner := e.runner(t, blockRegistry(newBlocker()), longLease)
+		engine := runner.engines["default"]
+		eventually(t, "the lease", engine.lease.isHeld)
+		l := &localTask{engine: engine, id: newID(), name: "test/block", data: json.RawMessage("null")}
+		r, err := l.list(t.Context(), t.Context())
+		require.NoError(t, err)
+		engine.add(r)
+		r.tell(ErrShutdown)
+		engine.committer.giveBack(r, "shutdown")
+		waited := make(chan struct{})
+		go func() {
+			defer close(waited)
+			r.telling.Wait()
+		}()
+		receive(t, "nobody waits", waited)
+		eventually(t, "no record is left", func() bool { return e.rdb.Exists(t.Context(), e.key("task:"+r.id)).Val() == 0 })
+	})
+}
+
 // A refused listing must not hold up what the other tasks have to write.
 func TestLocalThatCannotBeListed(t *testing.T) {
 	onBoth(t, func(t *testing.T, e *env) {

@@ -59,6 +59,7 @@ func (c *committer) giveBack(r *Run, reason string) {
 	r.mu.Lock()
 	r.over = true // it is told nothing any more
 	r.mu.Unlock()
+	close(r.returned) // who told it before waits for that
 	r.cancel(ErrShutdown)
 	c.engine.add(r)
 	if !r.local {
