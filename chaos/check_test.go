@@ -317,7 +317,7 @@ func (c *check) eventsOf(s *started) {
 	}
 	if again := s.again + c.load.sweeps(s); l.finals > 1+again && !c.world.lossy() {
 		c.doubled++
-		c.problem("DOUBLED: task %s ended %d times; %d restarts", s.id, l.finals, again)
+		c.problem("DOUBLED: task %s (%s) ended %d times; %d restarts", s.id, s.wish.task, l.finals, again)
 	}
 	if record := c.records[s.id]; l.finals == 0 && !missed && record != nil && record.State.Final() {
 		c.problem("task %s is %s, but its last event did not come", s.id, record.State)

@@ -76,7 +76,7 @@ type started struct {
 	again  int   // restarts, those whose answer was lost among them
 	reload int64 // number of the last reload that was acknowledged
 	tried  int64 // number of the last one that was tried
-	swept  int   // calls of RetryMany before it
+	swept  int   // calls of RetryMany that had returned before it
 }
 
 // load starts tasks all the while, and stops, reloads and restarts some.
@@ -86,13 +86,14 @@ type load struct {
 	total  int
 	pause  time.Duration // between two starts of one starter
 
-	mu    sync.Mutex
-	tasks map[string]*started
-	drawn map[*wish]int
-	longs []*started
-	order []string
-	next  int
-	swept int // calls of RetryMany
+	mu         sync.Mutex
+	tasks      map[string]*started
+	drawn      map[*wish]int
+	longs      []*started
+	order      []string
+	next       int
+	swept      int // calls of RetryMany
+	sweepsOver int // those of them that have returned
 
 	refusals []refusal
 	entries  []*entry // of the schedule
@@ -170,7 +171,7 @@ func (l *load) begin(wanted *wish) {
 	l.mu.Lock()
 	l.next++
 	number := l.next
-	s := &started{wish: wanted, swept: l.swept}
+	s := &started{wish: wanted, swept: l.sweepsOver}
 	l.mu.Unlock()
 	ctx, cancel := bounded()
 	defer cancel()
