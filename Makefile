@@ -30,7 +30,7 @@ SEED ?= 1
 FAULTS ?=
 
 chaos: ## break workers, Redis and the wire for DURATION=3m with SEED=1 (0: a fresh one), or only FAULTS=kill-one,freeze; TABLE=FILE publishes
-	@cd chaos && go test -count=1 -v -timeout 0 -run 'TestChaos|TestWorkerClock' . \
+	@cd chaos && go test -count=1 -v -timeout 0 -run 'TestChaos|TestWorkerClock|TestWires' . \
 		-duration $(DURATION) -seed $(SEED) -faults "$(FAULTS)" -table "$(if $(TABLE),$(abspath $(TABLE)))"
 
 break: ## break each guarantee in the code on purpose, and see chaos complain

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/Shopify/toxiproxy/v2"
@@ -22,11 +24,36 @@ type wire struct {
 func newWire(t *testing.T, upstream string) *wire {
 	zerolog.SetGlobalLevel(zerolog.Disabled) // one of its toxics logs past the logger it gets
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
-	proxy := toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), freeAddr(t), upstream)
-	if err := proxy.Start(); err != nil {
-		t.Fatal(err)
+	var last error
+	for range 5 { // between our look and the listening, another process or a fork of this one may hold the port
+		proxy := toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), freeAddr(t), upstream)
+		if last = proxy.Start(); last == nil {
+			return &wire{t: t, addr: proxy.Listen, proxy: proxy}
+		}
 	}
-	return &wire{t: t, addr: proxy.Listen, proxy: proxy}
+	t.Fatal(last)
+	return nil
+}
+
+// TestWiresWhileProcessesStart begins wires while each fork holds, until its exec, a copy of every listener that there was.
+func TestWiresWhileProcessesStart(t *testing.T) {
+	enough, cancel := context.WithCancel(context.Background())
+	var starting sync.WaitGroup
+	defer starting.Wait()
+	defer cancel()
+	for range 4 {
+		starting.Go(func() {
+			for enough.Err() == nil {
+				if err := exec.Command("true").Run(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 2000 {
+		newWire(t, "127.0.0.1:1").close()
+	}
 }
 
 // toxic is what toxiproxy does to what passes: upstream is what the client sends.

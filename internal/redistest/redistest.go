@@ -112,15 +112,23 @@ func start(binary, dir string, env []string, config *tls.Config, args []string) 
 	if config != nil {
 		ports = []string{"--port", "0", "--tls-port"}
 	}
+	return startSomewhere(func(port string) *Server {
+		return &Server{tls: config, dir: dir, env: env, args: slices.Concat([]string{binary}, ports, []string{
+			port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
+		}, args)}
+	})
+}
+
+// startSomewhere tries ports: between our look and the server's bind another process, or a fork of this one, may hold it.
+func startSomewhere(build func(port string) *Server) (*Server, error) {
 	var last error
-	for range 5 { // another process may take the port between our look and the server's bind
+	for range 5 {
 		port, err := FreePort()
 		if err != nil {
 			return nil, err
 		}
-		s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(port), tls: config, dir: dir, env: env, args: slices.Concat([]string{binary}, ports, []string{
-			strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
-		}, args)}
+		s := build(strconv.Itoa(port))
+		s.Addr = "127.0.0.1:" + strconv.Itoa(port)
 		if last = s.launch(); last == nil {
 			return s, nil
 		}

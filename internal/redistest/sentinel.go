@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -55,14 +54,11 @@ func sentinel(t testing.TB, host, port string, quorum int, downAfter time.Durati
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	number, err := FreePort()
+	binary, dir := Binary(t), t.TempDir()
+	s, err := startSomewhere(func(port string) *Server {
+		return &Server{dir: dir, args: []string{binary, conf, "--sentinel", "--port", port, "--bind", "127.0.0.1"}}
+	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(number), dir: t.TempDir(), args: []string{
-		Binary(t), conf, "--sentinel", "--port", strconv.Itoa(number), "--bind", "127.0.0.1",
-	}}
-	if err := s.launch(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Kill)
