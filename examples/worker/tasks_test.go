@@ -147,13 +147,15 @@ func TestLoopIsReloadedAndStopped(t *testing.T) {
 		count++
 		requireTick(t, event, count)
 	}
-	require.Equal(t, 1, p.stops(), "the instance that was replaced was told by Stop")
+	w.eventually("the instance that was replaced is told by Stop", func() bool { return p.stops() == 1 })
 	w.cli("PUBLISH", key("control:loop"), "stop")
 	w.awaitState("loop", "STOPPED")
+	p.signal(syscall.SIGTERM) // the log is whole when the process has ended
+	require.NoError(t, p.awaitExit())
 	require.Equal(t, 2, p.stops(), "and so was the one that was stopped")
 }
 
-// stops counts the calls of the loops' Stop.
+// stops counts the calls of the loops' Stop, as far as the log has come through its pipe.
 func (p *worker) stops() int { return strings.Count(p.log.String(), "loop is told to stop") }
 
 func requireTick(t *testing.T, event redtask.Event, count int) {
