@@ -86,14 +86,13 @@ type load struct {
 	total  int
 	pause  time.Duration // between two starts of one starter
 
-	mu         sync.Mutex
-	tasks      map[string]*started
-	drawn      map[*wish]int
-	longs      []*started
-	order      []string
-	next       int
-	swept      int // calls of RetryMany
-	sweepsOver int // those of them that have returned
+	mu    sync.Mutex
+	tasks map[string]*started
+	drawn map[*wish]int
+	longs []*started
+	order []string
+	next  int
+	swept int // calls of RetryMany that have returned
 
 	refusals []refusal
 	entries  []*entry // of the schedule
@@ -171,7 +170,7 @@ func (l *load) begin(wanted *wish) {
 	l.mu.Lock()
 	l.next++
 	number := l.next
-	s := &started{wish: wanted, swept: l.sweepsOver}
+	s := &started{wish: wanted, swept: l.swept}
 	l.mu.Unlock()
 	ctx, cancel := bounded()
 	defer cancel()

@@ -131,16 +131,13 @@ func (l *load) retry(ctx context.Context, s *started) {
 	s.again++
 }
 
-// retryMany runs some of those again that failed: a call counts for all of them before it is made, since it may reach Redis without an answer.
-// It finds also what was started while it was under way; not what was started after it returned, as each step names its tasks.
+// retryMany runs some of those again that failed. A call counts, whatever its answer, for all that were started before it returned: it
+// finds also what is started while it is under way, but each of its steps names its tasks.
 func (l *load) retryMany(ctx context.Context) {
-	l.mu.Lock()
-	l.swept++
-	l.mu.Unlock()
 	state := []redtask.State{redtask.StateError, redtask.StateException, redtask.StateScheduled}[l.world.intN(3)]
 	_, _ = l.world.client.RetryMany(ctx, redtask.Filter{State: state, Task: "chaos/failing", Limit: 1 + l.world.intN(20)})
 	l.mu.Lock()
-	l.sweepsOver++
+	l.swept++
 	l.mu.Unlock()
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net"
 	"os/exec"
 	"strings"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"github.com/redtask/redtask/internal/redistest"
 )
 
 // wire is a TCP proxy in front of Redis.
@@ -24,15 +27,16 @@ type wire struct {
 func newWire(t *testing.T, upstream string) *wire {
 	zerolog.SetGlobalLevel(zerolog.Disabled) // one of its toxics logs past the logger it gets
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
-	var last error
-	for range 5 { // between our look and the listening, another process or a fork of this one may hold the port
-		proxy := toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), freeAddr(t), upstream)
-		if last = proxy.Start(); last == nil {
-			return &wire{t: t, addr: proxy.Listen, proxy: proxy}
-		}
+	w := &wire{t: t}
+	err := redistest.OnFreePort(func(port string) error {
+		w.addr = net.JoinHostPort("127.0.0.1", port)
+		w.proxy = toxiproxy.NewProxy(server, strings.ReplaceAll(t.Name(), "/", "-"), w.addr, upstream)
+		return w.proxy.Start()
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal(last)
-	return nil
+	return w
 }
 
 // TestWiresWhileProcessesStart begins wires while each fork holds, until its exec, a copy of every listener that there was.

@@ -112,28 +112,30 @@ func start(binary, dir string, env []string, config *tls.Config, args []string) 
 	if config != nil {
 		ports = []string{"--port", "0", "--tls-port"}
 	}
-	return startSomewhere(func(port string) *Server {
-		return &Server{tls: config, dir: dir, env: env, args: slices.Concat([]string{binary}, ports, []string{
+	s := &Server{tls: config, dir: dir, env: env}
+	return s, OnFreePort(func(port string) error {
+		s.Addr = "127.0.0.1:" + port
+		s.args = slices.Concat([]string{binary}, ports, []string{
 			port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
-		}, args)}
+		}, args)
+		return s.launch()
 	})
 }
 
-// startSomewhere tries ports: between our look and the server's bind another process, or a fork of this one, may hold it.
-func startSomewhere(build func(port string) *Server) (*Server, error) {
+// OnFreePort begins to listen, at other ports where that fails: between the look for one and the listening another process, or a fork of
+// this one, may hold it.
+func OnFreePort(listen func(port string) error) error {
 	var last error
 	for range 5 {
 		port, err := FreePort()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		s := build(strconv.Itoa(port))
-		s.Addr = "127.0.0.1:" + strconv.Itoa(port)
-		if last = s.launch(); last == nil {
-			return s, nil
+		if last = listen(strconv.Itoa(port)); last == nil {
+			return nil
 		}
 	}
-	return nil, last
+	return last
 }
 
 // FreePort finds a port below those that systems give to outgoing connections: one of these may take the port of a server that is killed

@@ -54,9 +54,10 @@ func sentinel(t testing.TB, host, port string, quorum int, downAfter time.Durati
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	binary, dir := Binary(t), t.TempDir()
-	s, err := startSomewhere(func(port string) *Server {
-		return &Server{dir: dir, args: []string{binary, conf, "--sentinel", "--port", port, "--bind", "127.0.0.1"}}
+	binary, s := Binary(t), &Server{dir: t.TempDir()}
+	err := OnFreePort(func(port string) error {
+		s.Addr, s.args = "127.0.0.1:"+port, []string{binary, conf, "--sentinel", "--port", port, "--bind", "127.0.0.1"}
+		return s.launch()
 	})
 	if err != nil {
 		t.Fatal(err)
